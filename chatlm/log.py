@@ -1,0 +1,33 @@
+"""One log for the whole package: one line an event, on stderr, from the main process only.
+
+In: messages. Out: lines on stderr, so that stdout carries only what a program was asked for. It
+does not write files; `metrics.jsonl` belongs to the trainer.
+"""
+
+import logging
+import os
+import sys
+
+_LOGGER = logging.getLogger("chatlm")
+
+
+def _configured() -> logging.Logger:
+    """Returns the package's logger, with its one handler attached on first use."""
+    if not _LOGGER.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        _LOGGER.addHandler(handler)
+        _LOGGER.propagate = False
+        # Only rank 0 reports what every rank does; warnings of the others still get through.
+        _LOGGER.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    return _LOGGER
+
+
+def info(message: str) -> None:
+    """Writes one event."""
+    _configured().info(message)
+
+
+def warning(message: str) -> None:
+    """Writes one event that the user should act on or at least know of."""
+    _configured().warning(f"warning: {message}")

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: the T5 encoder-decoder in plain PyTorch."""

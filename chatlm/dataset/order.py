@@ -1,0 +1,47 @@
+"""Which rows make up which optimizer step.
+
+In: the number of rows, the batch size and the seed. Out: row numbers. The order is a pure function
+of (seed, epoch, position): resuming replays nothing, and it does not depend on the number of
+processes or workers. Every row comes exactly once an epoch; the last step of an epoch may be short.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+
+
+def permutation(num_rows: int, seed: int, epoch: int) -> Rows:
+    """Returns the rows of one epoch in training order, from a counter-based generator (Philox)."""
+    key = np.array([seed, epoch], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).permutation(num_rows)
+
+
+@dataclass
+class Order:
+    """The rows of every step. The newest epoch's permutation is kept, the others are recomputed."""
+
+    num_rows: int
+    batch_size: int
+    seed: int
+    _cached: tuple[int, Rows] = field(default=(-1, np.zeros(0, np.int64)), repr=False)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch takes, the short last one included."""
+        return -(-self.num_rows // self.batch_size)
+
+    def samples_before(self, step: int) -> int:
+        """Returns how many samples the steps 0 .. step-1 hold."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        return epoch * self.num_rows + within * self.batch_size
+
+    def rows(self, step: int) -> Rows:
+        """Returns the row numbers of a step, counted from 0."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if self._cached[0] != epoch:
+            self._cached = (epoch, permutation(self.num_rows, self.seed, epoch))
+        start = within * self.batch_size
+        return self._cached[1][start : start + self.batch_size]

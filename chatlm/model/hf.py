@@ -1,0 +1,262 @@
+"""The Hugging Face layout of a checkpoint folder, and the one key table between it and ours.
+
+In: a model or its state, a folder. Out: `config.json`, `generation_config.json` and
+`model.safetensors` that `AutoModelForSeq2SeqLM.from_pretrained(folder)` reads, or a `T5`. Does not
+import transformers, does not unpickle, and knows nothing of tokenizers or optimizers.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chatlm.errors import CheckpointError
+from chatlm.model.config import ModelConfig
+from chatlm.model.t5 import T5
+
+CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+TIED_KEYS = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+"""Copies of `shared.weight` that published checkpoints may carry."""
+
+_NAMES_SHOWN = 3
+
+
+def key_table(config: ModelConfig) -> dict[str, str]:
+    """Return {our parameter name: the name in `T5ForConditionalGeneration`}, all of them, once."""
+    table = {"embedding.weight": "shared.weight"}
+    stacks = (("encoder", config.num_layers), ("decoder", config.num_decoder_layers))
+    for stack, num_layers in stacks:
+        bias = "relative_attention_bias.weight"
+        table[f"{stack}.{bias}"] = f"{stack}.block.0.layer.0.SelfAttention.{bias}"
+        table[f"{stack}.norm.weight"] = f"{stack}.final_layer_norm.weight"
+        parts = _layer_parts(stack, config)
+        for i in range(num_layers):
+            for ours, theirs in parts.items():
+                table[f"{stack}.layers.{i}.{ours}"] = f"{stack}.block.{i}.layer.{theirs}"
+    return table
+
+
+def _layer_parts(stack: str, config: ModelConfig) -> dict[str, str]:
+    """Return the same for the inside of one layer; Hugging Face numbers its sublayers."""
+    sublayers = [("attention", "SelfAttention"), ("feed_forward", "DenseReluDense")]
+    if stack == "decoder":
+        sublayers.insert(1, ("cross_attention", "EncDecAttention"))
+    inputs = ("wi_0", "wi_1") if config.is_gated else ("wi",)
+    parts = {}
+    for i, (ours, theirs) in enumerate(sublayers):
+        parts[f"{ours}_norm.weight"] = f"{i}.layer_norm.weight"
+        for name in (*inputs, "wo") if ours == "feed_forward" else ("q", "k", "v", "o"):
+            parts[f"{ours}.{name}.weight"] = f"{i}.{theirs}.{name}.weight"
+    return parts
+
+
+def save_pretrained(
+    model_state: Mapping[str, Tensor] | T5, config: ModelConfig, folder: str | os.PathLike[str]
+) -> None:
+    """Write config.json, generation_config.json and model.safetensors into `folder`.
+
+    Each file appears whole or not at all. The weights keep their dtype; the tied table is written
+    once. The folder is made if it does not exist, other files in it are left alone.
+
+    Raises:
+        CheckpointError: The state is not that of a `T5(config)`, or the folder cannot be written.
+    """
+    state = model_state.state_dict() if isinstance(model_state, T5) else model_state
+    table = key_table(config)
+    _check_names(state, set(table), "the state to be saved")
+    _check_shapes(state, config, "the state to be saved")
+    weights = {table[key]: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    dtype = str(state["embedding.weight"].dtype).removeprefix("torch.")
+    generation = {
+        "_from_model_config": True,
+        "decoder_start_token_id": config.pad_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+    }
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _Whole(folder / WEIGHTS_FILE) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+        for name, content in (
+            (GENERATION_CONFIG_FILE, generation),
+            (CONFIG_FILE, {**config.to_hf(), "dtype": dtype}),
+        ):
+            with _Whole(folder / name) as temporary:
+                text = json.dumps(content, indent=2, sort_keys=True)
+                temporary.write_text(text + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot write the model ({error}); check its permissions and free space"
+        ) from error
+
+
+class _Whole:
+    """Gives a temporary name to write to; syncs and renames it to `path` at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if error_type is not None:
+            self.temporary.unlink(missing_ok=True)
+            return
+        with self.temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        self.temporary.replace(self.path)
+
+
+def load_pretrained(folder: str | os.PathLike[str]) -> T5:
+    """Return the T5 of a folder in Hugging Face's layout, on the CPU, in fp32, in eval mode.
+
+    Raises:
+        CheckpointError: The folder or a file is missing, damaged, or of another architecture.
+    """
+    folder = Path(folder)
+    config = load_config(folder)
+    state = load_state(folder, config)
+    with torch.device("meta"):
+        model = T5(config)
+    model.load_state_dict(state, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model.eval()
+
+
+def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
+    """Return the config of a folder.
+
+    Raises:
+        CheckpointError: There is no readable config.json, or it is not that of a T5.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such folder; expected one with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
+    try:
+        return ModelConfig.from_hf(_read_json(folder / CONFIG_FILE))
+    except CheckpointError as error:
+        if str(folder) in str(error):
+            raise
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+def load_state(folder: str | os.PathLike[str], config: ModelConfig) -> dict[str, Tensor]:
+    """Return the weights of a folder under our names, on the CPU, in fp32.
+
+    Reads model.safetensors, or the shards that model.safetensors.index.json lists.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the tensors are not those of `config`.
+    """
+    folder = Path(folder)
+    weights: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        weights.update(_read_safetensors(path))
+    _drop_tied_copies(weights, folder)
+    ours = {theirs: ours for ours, theirs in key_table(config).items()}
+    _check_names(weights, set(ours), str(folder / WEIGHTS_FILE))
+    state = {ours[key]: tensor.float() for key, tensor in weights.items()}
+    _check_shapes(state, config, str(folder / WEIGHTS_FILE))
+    return state
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: no such file; expected the folder of a saved model, which has one"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error}); copy it anew") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object; copy the file anew")
+    return content
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a folder."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    index = folder / INDEX_FILE
+    if index.is_file():
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{index}: has no weight_map; copy the file anew")
+        return [folder / Path(name).name for name in sorted(set(weight_map.values()))]
+    pickled = folder / "pytorch_model.bin"
+    advice = (
+        f"{pickled.name} is a pickle, which is not opened; convert it to {WEIGHTS_FILE} first"
+        if pickled.is_file()
+        else f"expected it, or {INDEX_FILE} and its shards; copy the folder anew"
+    )
+    raise CheckpointError(f"{folder / WEIGHTS_FILE}: no such file; {advice}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: no such file; {INDEX_FILE} names it: copy the missing shard"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or cut short ({error}); copy or save it anew"
+        ) from error
+
+
+def _drop_tied_copies(weights: dict[str, Tensor], folder: Path) -> None:
+    """Remove copies of the tied table; a copy that differs is an untied model."""
+    for key in TIED_KEYS:
+        copy = weights.pop(key, None)
+        if copy is None:
+            continue
+        shared = weights.setdefault("shared.weight", copy)
+        if not torch.equal(copy, shared):
+            raise CheckpointError(
+                f"{folder / WEIGHTS_FILE}: {key} differs from shared.weight; expected one tied "
+                "table, an untied head cannot be loaded"
+            )
+
+
+def _check_names(state: Mapping[str, Tensor], expected: set[str], where: str) -> None:
+    missing, extra = sorted(expected - state.keys()), sorted(state.keys() - expected)
+    faults = [
+        f"{len(names)} tensors {kind} ({', '.join(names[:_NAMES_SHOWN])}"
+        + (", ...)" if len(names) > _NAMES_SHOWN else ")")
+        for kind, names in (("missing", missing), ("not expected", extra))
+        if names
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{where}: {' and '.join(faults)}; expected the weights that {CONFIG_FILE} describes"
+        )
+
+
+def _check_shapes(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> None:
+    with torch.device("meta"):
+        expected = {key: tensor.shape for key, tensor in T5(config).state_dict().items()}
+    for key, tensor in state.items():
+        if tensor.shape != expected[key]:
+            raise CheckpointError(
+                f"{where}: {key} has shape {tuple(tensor.shape)}, expected "
+                f"{tuple(expected[key])}; config and weights are not of the same model"
+            )

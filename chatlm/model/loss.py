@@ -1,0 +1,103 @@
+"""The head and the cross-entropy in one step, without the table of logits.
+
+In: hidden states of the real target tokens, the tied table, the labels. Out: the summed loss in
+nats. Logits exist for `CHUNK_ROWS` tokens at a time; the gradients are made from them on the spot,
+so nothing of size N x V outlives its chunk.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+CHUNK_ROWS = 2048
+"""Tokens whose logits exist at a time: CPU matrix libraries repack the table at each chunk, so
+smaller ones are slower there, and 2048 x 29298 logits in fp32 are 240 MB."""
+
+
+def compute_dtype(device: torch.device, default: torch.dtype) -> torch.dtype:
+    """Return the dtype in which matrices are multiplied now: autocast's, else `default`."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return default
+
+
+def cross_entropy_sum(
+    hidden: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], labels: Int[Tensor, " N"]
+) -> Float[Tensor, ""]:
+    """Return the sum over N of -log softmax(hidden weight^T)[label], in nats, fp32.
+
+    Gradients are computed only for those of `hidden` and `weight` that need them, and not at all
+    when autograd is off. Under autocast the products are in its dtype, the softmax in fp32.
+    """
+    grad = torch.is_grad_enabled()
+    wants = (grad and hidden.requires_grad, grad and weight.requires_grad)
+    dtype = compute_dtype(hidden.device, hidden.dtype)
+    if any(wants):
+        return _FusedCrossEntropy.apply(hidden, weight, labels, dtype, wants)  # pyright: ignore[reportReturnType]
+    return _loss_and_gradients(hidden, weight, labels, dtype, wants)[0]
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    """Autograd's view of `_loss_and_gradients`: forward makes them, backward scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        dtype: torch.dtype,
+        wants: tuple[bool, bool],
+    ) -> Tensor:
+        loss, *gradients = _loss_and_gradients(hidden, weight, labels, dtype, wants)
+        ctx.save_for_backward(*gradients)  # pyright: ignore[reportArgumentType]  None is allowed
+        return loss
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        d_hidden, d_weight = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        scale = upstream[0]
+        return (
+            None if d_hidden is None else d_hidden * scale.to(d_hidden.dtype),
+            None if d_weight is None else d_weight * scale.to(d_weight.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _loss_and_gradients(
+    hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype, wants: tuple[bool, bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the summed loss and its gradients with respect to `hidden` and `weight`."""
+    d_hidden = torch.empty_like(hidden) if wants[0] else None
+    d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
+    loss = hidden.new_zeros((), dtype=torch.float32)
+    with torch.autocast(hidden.device.type, enabled=False):
+        table = weight.to(dtype)
+        for start in range(0, len(labels), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            states, target = hidden[rows].to(dtype), labels[rows, None]
+            logits = (states @ table.t()).float()
+            log_total = logits.logsumexp(dim=1, keepdim=True)
+            loss += (log_total - logits.gather(1, target)).sum()
+            if not any(wants):
+                continue
+            # d loss / d logits = softmax - one-hot, written over the logits.
+            d_logits = logits.sub_(log_total).exp_()
+            d_logits.scatter_add_(1, target, d_logits.new_full(target.shape, -1.0))
+            d_logits = d_logits.to(dtype)
+            if d_hidden is not None:
+                d_hidden[rows] = d_logits @ table
+            if d_weight is not None:
+                _accumulate(d_weight, d_logits, states)
+    return loss, d_hidden, None if d_weight is None else d_weight.to(weight.dtype)
+
+
+def _accumulate(d_weight: Tensor, d_logits: Tensor, states: Tensor) -> None:
+    """Add d_logits^T states to the fp32 sum `d_weight`."""
+    if states.dtype == d_weight.dtype:
+        d_weight.addmm_(d_logits.t(), states)
+    else:
+        d_weight += d_logits.t() @ states

@@ -1,0 +1,143 @@
+"""Reasons to drop an example, each a small function with a name.
+
+In: an `Example` (normalised). Out: None to keep it, or the reason as a string; and `finish`, which
+shortens an answer to whole sentences. Thresholds are arguments: the policy lives in the recipe.
+"""
+
+import re
+from collections.abc import Callable
+from typing import TypeAlias
+
+from chatlm.corpus.example import Example
+from chatlm.corpus.normalize import HAN
+
+Filter: TypeAlias = Callable[[Example], str | None]
+
+_CLOSERS = "”’」』）)】》〉\"'"
+_SENTENCE_END = re.compile(
+    f"(?:[。！？…]|[!?](?=[\\s{HAN}{_CLOSERS}]|\\Z)|(?<![0-9])\\.(?=[\\s{_CLOSERS}]|\\Z))[{_CLOSERS}]*"
+)
+_ENDED = re.compile(
+    f"[。！？!?….；;~～^{_CLOSERS}`*}}\\]>|\U0001f300-\U0001faff\u2600-\u27bf\ufe0f]\\Z"
+)
+_DANGLING = re.compile("[，、：,（(【《「『“‘]\\Z")
+_HAN = re.compile(f"[{HAN}]")
+_LETTER = re.compile(r"[^\W\d_]")
+
+_TRANSLATION = re.compile(
+    r"翻译(?:成|为|到|以下|下面|下列|这|一下|该|出|[:：])|译(?:成|为)(?:中|英|法|德|日|韩|俄|西|阿|繁)"
+    r"|[把将][^。！？\n]{0,80}翻译|请(?:您|你)?(?:帮我|帮忙)?翻译|(?:中译英|英译中|英译汉|汉译英)"
+    r"|\btranslat(?:e|ion of)\b[^.\n]{0,200}\b(?:to|into)\b|^\s*translate\b",
+    re.IGNORECASE,
+)
+_TABLE_RULE = re.compile(r"^(?=[|+:\- \t]*---)[|+:\- \t]*[|+][|+:\- \t]*$", re.MULTILINE)
+_TABLE_ROW = re.compile(r"^[^|\n]*\|[^|\n]*\|.*$", re.MULTILINE)
+_TAB_ROW = re.compile(r"^[^\t\n]+\t[^\t\n]+\t.*$", re.MULTILINE)
+_MIN_TABLE_ROWS = 3
+
+
+def min_chars(prompt: int, response: int) -> Filter:
+    """Drops prompts and responses that are shorter; an empty one has a reason of its own."""
+
+    def judge(example: Example) -> str | None:
+        if not example.prompt:
+            return "empty_prompt"
+        if not example.response:
+            return "empty_response"
+        if len(example.prompt) < prompt:
+            return "too_short_prompt"
+        return "too_short_response" if len(example.response) < response else None
+
+    return judge
+
+
+def max_chars(prompt: int, response: int) -> Filter:
+    """Drops what is longer. A prompt is never cut: half a question is another question."""
+
+    def judge(example: Example) -> str | None:
+        if len(example.prompt) > prompt:
+            return "too_long_prompt"
+        return "too_long_response" if len(example.response) > response else None
+
+    return judge
+
+
+def identical(example: Example) -> str | None:
+    """Drops answers that only repeat the question."""
+    return "identical" if example.prompt == example.response else None
+
+
+def min_han_share(share: float) -> Filter:
+    """Drops examples of a Chinese corpus with fewer than `share` Chinese characters per letter.
+
+    Digits, marks and spaces do not count; a text without any letter is kept.
+    """
+
+    def judge(example: Example) -> str | None:
+        text = f"{example.prompt}\n{example.response}"
+        han = len(_HAN.findall(text))
+        if han >= share * len(text):
+            return None
+        return "not_chinese" if han < share * len(_LETTER.findall(text)) else None
+
+    return judge
+
+
+def translation_task(example: Example) -> str | None:
+    """Drops requests to translate a text; questions about translating as a subject stay."""
+    return "translation_task" if _TRANSLATION.search(example.prompt) else None
+
+
+def table(example: Example) -> str | None:
+    """Drops texts that hold a drawn table; prose that mentions a table or `-----` stays."""
+    for text in (example.response, example.prompt):
+        if "|" in text or "+" in text:
+            if _TABLE_RULE.search(text) or len(_TABLE_ROW.findall(text)) >= _MIN_TABLE_ROWS:
+                return "table"
+        elif "\t" in text and len(_TAB_ROW.findall(text)) >= _MIN_TABLE_ROWS:
+            return "table"
+    return None
+
+
+def min_votes(votes: int | None, threshold: int) -> str | None:
+    """Returns `low_votes` for an answer whose votes are known and too few."""
+    return "low_votes" if votes is not None and votes < threshold else None
+
+
+def finish(text: str, max_chars: int, min_unended_chars: int | None = None) -> str | None:
+    """Returns `text` as whole sentences of at most `max_chars`, or None if too little would stay.
+
+    A text that is too long, or that ends in a mark after which something must follow, is cut at its
+    last sentence end. With `min_unended_chars`, so is a longer text whose last paragraph has
+    sentence ends but does not finish with one, which is how cut-off scrapes look. At least half of
+    the (allowed) text must stay. The model must never be taught to stop in mid-sentence.
+    """
+    if len(text) <= max_chars and not _breaks_off(text, min_unended_chars):
+        return text
+    allowed = text[:max_chars]
+    end = last_sentence_end(allowed, cut=len(text) > max_chars)
+    return allowed[:end].rstrip() if end * 2 >= len(allowed) else None
+
+
+def last_sentence_end(text: str, *, cut: bool) -> int:
+    """Returns where the last whole sentence of `text` ends, 0 if none does.
+
+    A line end is a sentence end only for list lines, that is when `text` was cut in a later line.
+    """
+    end = 0
+    for match in _SENTENCE_END.finditer(text):
+        # At the very edge of a cut a closing quote may be missing or "3." may go on as "3.14".
+        if not (cut and match.end() == len(text) and match[0][0] == "."):
+            end = match.end()
+    newline = text.rfind("\n")
+    ends_line = newline > end and not _DANGLING.search(text[:newline].rstrip())
+    return newline if ends_line else end
+
+
+def _breaks_off(text: str, min_unended_chars: int | None) -> bool:
+    if _DANGLING.search(text):
+        return True
+    if min_unended_chars is None or len(text) < min_unended_chars or _ENDED.search(text):
+        return False
+    last_line = text[text.rfind("\n") + 1 :]
+    return _SENTENCE_END.search(last_line) is not None

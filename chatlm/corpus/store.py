@@ -1,0 +1,198 @@
+"""Files that are either complete or not there.
+
+In: examples, rejects, manifests. Out: parquet (zstd, page checksums), JSON Lines and JSON, written
+under a temporary name in the same folder and renamed at the end: whoever reads a file of that name
+sees the old one or the new one, never half of it. Nothing is ever asked on the terminal.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from chatlm.corpus.example import PAIR_SCHEMA, Example
+from chatlm.corpus.read_table import open_parquet, require_columns
+from chatlm.corpus.records import Rejected
+from chatlm.errors import DataError
+
+ROW_GROUP_ROWS = 65_536
+_READ_ROWS = 8192
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Gives a file to write that becomes `path` when the block ends, and vanishes if it fails.
+
+    Raises:
+        DataError: The folder cannot be made or written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("wb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+class PairWriter:
+    """Collects examples or batches and writes them as one parquet file; use it with `with`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.num_rows = 0
+        self._context = replacing(path)
+        self._batches = list[pa.RecordBatch]()
+        self._waiting = 0
+
+    def __enter__(self) -> "PairWriter":
+        self._file = self._context.__enter__()
+        self._writer = pq.ParquetWriter(
+            self._file,
+            PAIR_SCHEMA,
+            compression="zstd",
+            compression_level=3,
+            # Texts are nearly all different: a dictionary would only cost time and space. The name
+            # of the source is the one column that repeats.
+            use_dictionary=["source"],
+            write_page_checksum=True,
+        )
+        return self
+
+    def write(self, examples: Sequence[Example]) -> None:
+        """Appends `examples`."""
+        columns = [
+            pa.array([getattr(example, name) for example in examples], pa.string())
+            for name in PAIR_SCHEMA.names
+        ]
+        self.write_batch(pa.RecordBatch.from_arrays(columns, schema=PAIR_SCHEMA))
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Appends a batch of `PAIR_SCHEMA`; row groups are filled before they are written."""
+        self._batches.append(batch)
+        self._waiting += batch.num_rows
+        self.num_rows += batch.num_rows
+        while self._waiting >= ROW_GROUP_ROWS:
+            self._flush(ROW_GROUP_ROWS)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush(self._waiting)
+            self._writer.close()
+        except BaseException as late:
+            self._context.__exit__(type(late), late, late.__traceback__)
+            raise
+        self._context.__exit__(kind, error, trace)
+
+    def _flush(self, num_rows: int) -> None:
+        if not num_rows:
+            return
+        waiting = pa.Table.from_batches(self._batches, PAIR_SCHEMA)
+        self._writer.write_table(waiting.slice(0, num_rows), row_group_size=ROW_GROUP_ROWS)
+        self._batches = waiting.slice(num_rows).to_batches()
+        self._waiting -= num_rows
+
+
+def read_pairs(
+    path: Path, columns: Sequence[str] = tuple(PAIR_SCHEMA.names), batch_rows: int = _READ_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a parquet file of pairs, checksums verified.
+
+    Raises:
+        DataError: The file is missing, cut off or damaged, lacks a column, or a column is not text.
+    """
+    file = open_parquet(path)
+    schema = file.schema_arrow
+    require_columns(path, schema.names, [(name,) for name in columns])
+    for name in columns:
+        kind = schema.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DataError(f"{path}: column {name} is {kind}; expected text")
+    wanted = pa.schema([pa.field(name, pa.string()) for name in columns])
+    try:
+        for batch in file.iter_batches(batch_size=batch_rows, columns=list(columns)):
+            yield batch.select(columns).cast(wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged ({str(error).splitlines()[0]}); make it again") from error
+    finally:
+        file.close()
+
+
+def num_rows(path: Path) -> int:
+    """Returns the number of rows that the file's own footer names."""
+    file = open_parquet(path)
+    try:
+        return file.metadata.num_rows
+    finally:
+        file.close()
+
+
+def lengths(path: Path, column: str) -> Iterator[list[int]]:
+    """Yields the lengths in characters of a text column, a batch at a time."""
+    for batch in read_pairs(path, [column], ROW_GROUP_ROWS):
+        yield pc.call_function("utf8_length", [batch.column(0)]).to_pylist()
+
+
+def write_rejects(file: IO[bytes], rejects: Iterable[Rejected]) -> None:
+    """Appends one JSON line for each reject."""
+    for reject in rejects:
+        line = {
+            "path": reject.path,
+            "position": reject.position,
+            "reason": reject.reason,
+            "text": reject.excerpt,
+        }
+        file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Writes a manifest, readable and with sorted keys, so that two of them can be compared."""
+    with replacing(path) as file:
+        options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+        file.write(orjson.dumps(value, option=options))
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Returns a manifest.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    try:
+        value = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise DataError(f"{path}: no readable manifest ({error}); run clean again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object; run clean again")
+    return value
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""What only Chinese Wikipedia needs: language variants, placeholders, pages that are no articles.
+
+In: title and text as a WikiExtractor wrote them. Out: a short simplified-Chinese text, or the
+reason why the page is no article. It does not parse wikitext.
+"""
+
+import html
+import re
+from functools import cache
+
+import opencc
+
+from chatlm.corpus.normalize import join_han
+
+_MARKUP = re.compile(r"-\{((?:(?!-\{|\}-).)*)\}-", re.DOTALL)
+_FLAGS = re.compile(r"\s*([A-Za-z0-9;\-]*)\s*\|")
+_VARIANT = re.compile(r"(?:^|;)\s*(zh(?:-[a-z]{2,4})?)\s*:")
+# What a reader in mainland China is shown, best first: the wiki's own order of fallbacks.
+_PREFERRED = ("zh-cn", "zh-hans", "zh-sg", "zh-my", "zh", "zh-tw", "zh-hant", "zh-hk", "zh-mo")
+# These flags declare a rule for the rest of the page or remove one; they show no text themselves.
+_SILENT_FLAGS = frozenset("HT-")
+
+_PLACEHOLDER = re.compile(r"(?:formula|codice)_\d+")
+_SENTENCE_START = re.compile(r"(?:.*[。！？\n])?", re.DOTALL)
+_EMPTY_BRACKETS = re.compile(r"[（(][\s，。；：、,;:·]*[)）]")
+_BRACKET_EDGE = re.compile(r"(?<=[（(])[\s，；：、,;:]+")
+
+_DISAMBIGUATION_TITLE = re.compile(r"[（(]消歧[义義][)）]\s*$")
+_DISAMBIGUATION_TEXT = re.compile(
+    r"^[^\n。]{0,40}(?:可以|可能|通常)?(?:是)?指(?:的是)?(?:下列|以下)?[^\n。]{0,8}[：:]\s*(?:\n|$)"
+)
+_LIST_TITLE = re.compile(r"(?:列表|年表|一览|索引)$")
+_REDIRECT = re.compile(r"^\s*#\s*(?:redirect|重定向)", re.IGNORECASE)
+
+
+def resolve_variants(text: str) -> str:
+    """Returns `text` with `-{...}-` markup replaced by what mainland readers are shown.
+
+    `-{zh-hans:接;zh-hant:線}-` gives 接, `-{A}-` gives A, rules such as `-{H|...}-` give nothing.
+    Nested markup is resolved from the inside.
+    """
+    while "-{" in text:
+        resolved = _MARKUP.sub(lambda match: _shown(match[1]), text)
+        if resolved == text:
+            break
+        text = resolved
+    return text
+
+
+def simplified(text: str) -> str:
+    """Returns `text` in simplified characters (OpenCC `t2s`).
+
+    `t2s` changes characters, not words. `tw2sp` would also translate Taiwan's terms, but zhwiki
+    articles mix both scripts, and on text that is simplified already it turns 程序 into 进程.
+    """
+    return _converter().convert(text)
+
+
+def clean_text(title: str, text: str) -> tuple[str, str]:
+    """Returns (title, text) unescaped, in simplified characters, without extraction leftovers.
+
+    Everything from the first sentence with a `formula_1` or `codice_1` on is cut: the formula is
+    lost, and a text that refers to it teaches nonsense.
+    """
+    title = simplified(resolve_variants(html.unescape(title))).strip()
+    text = resolve_variants(html.unescape(text))
+    placeholder = _PLACEHOLDER.search(text)
+    if placeholder:
+        before = _SENTENCE_START.match(text, 0, placeholder.start())
+        text = before[0] if before else ""
+    text = _BRACKET_EDGE.sub("", _EMPTY_BRACKETS.sub("", text))
+    return title, join_han(simplified(text)).strip()
+
+
+def no_article(title: str, text: str) -> str:
+    """Returns why a cleaned page is no article: "" if it is one."""
+    if not text:
+        return "empty_article"
+    if _REDIRECT.match(text):
+        return "redirect"
+    if _DISAMBIGUATION_TITLE.search(title) or _DISAMBIGUATION_TEXT.match(text):
+        return "disambiguation"
+    if _LIST_TITLE.search(title):
+        return "list_article"
+    return ""
+
+
+def _shown(inside: str) -> str:
+    """Returns the text that one innermost `-{inside}-` shows."""
+    flags = _FLAGS.match(inside)
+    if flags:
+        if _SILENT_FLAGS & set(flags[1]):
+            return ""
+        inside = inside[flags.end() :]
+    marks = list(_VARIANT.finditer(inside))
+    if not marks:
+        return inside
+    ends = [mark.start() for mark in marks[1:]] + [len(inside)]
+    forms = {
+        mark[1]: inside[mark.end() : end].strip().rstrip(";").strip()
+        for mark, end in zip(marks, ends, strict=True)
+    }
+    return next((forms[name] for name in _PREFERRED if name in forms), "")
+
+
+@cache
+def _converter() -> opencc.OpenCC:
+    return opencc.OpenCC("t2s")

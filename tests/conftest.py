@@ -8,11 +8,15 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 TENSOR_ROOMS = ["chatlm.model", "chatlm.generate", "chatlm.objectives"]
 
@@ -24,3 +28,58 @@ def _one_thread():
     """Hold torch, where a test has imported it, to one thread."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def twins():
+    """Return a function: config -> (our T5, Hugging Face's T5 with the same weights), in eval mode.
+
+    The weights are seeded; every parameter, norms included, has a value of its own. A `gain` above
+    1 makes them livelier than a fresh T5's, whose tied table likes to repeat its input.
+    """
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from chatlm.model.hf import key_table
+    from chatlm.model.t5 import T5
+
+    def make(config, seed=0, gain=1.0):
+        torch.manual_seed(seed)
+        ours = T5(config)
+        with torch.no_grad():
+            for name, weight in ours.named_parameters():
+                if "norm" in name:
+                    weight.mul_(1 + 0.3 * torch.rand_like(weight))
+                elif name != "embedding.weight":
+                    weight.mul_(gain)
+        theirs = T5ForConditionalGeneration(T5Config(**config.to_hf()))
+        table = key_table(config)
+        state = {table[key]: tensor for key, tensor in ours.state_dict().items()}
+        missing, unexpected = theirs.load_state_dict(state, strict=False)
+        assert not unexpected
+        assert all("embed_tokens" in key or "lm_head" in key for key in missing)
+        return ours.eval(), theirs.eval()
+
+    return make
+
+
+@pytest.fixture
+def small_config():
+    """Return a function that makes a small ModelConfig, with any field overridden."""
+    from chatlm.model.config import ModelConfig
+
+    def make(**overrides):
+        shape = {
+            "vocab_size": 61,
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 48,
+            "num_heads": 3,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "relative_attention_num_buckets": 8,
+            "relative_attention_max_distance": 12,
+        }
+        return ModelConfig(**{**shape, **overrides})
+
+    return make

@@ -143,13 +143,12 @@ class ModelConfig:
         missing = [key for key in _REQUIRED_KEYS if hf.get(key) is None]
         if missing:
             raise CheckpointError(f"config.json lacks {', '.join(missing)}: expected a T5 config")
-        fields = {field.name for field in dataclasses.fields(cls)}
-        values = {key: value for key, value in hf.items() if key in fields and value is not None}
+        values = _typed_values(hf, dataclasses.fields(cls))
         values.setdefault("num_decoder_layers", values["num_layers"])
         values.setdefault("dropout_rate", 0.1)
         try:
             config = cls(**values)
-        except (ConfigError, TypeError) as error:
+        except ConfigError as error:
             raise CheckpointError(f"config.json does not describe a T5: {error}") from error
         start = hf.get("decoder_start_token_id")
         if start is not None and start != config.pad_token_id:
@@ -158,6 +157,25 @@ class ModelConfig:
                 f"{config.pad_token_id}, from which every T5 decoder starts"
             )
         return config
+
+
+def _typed_values(
+    hf: Mapping[str, Any], fields: tuple[dataclasses.Field[Any], ...]
+) -> dict[str, Any]:
+    """Return the entries of `hf` that are fields and not null, of the type of their default."""
+    values = {}
+    for field in fields:
+        value = hf.get(field.name)
+        if value is None:
+            continue
+        kind = type(field.default)
+        kinds = (int, float) if kind is float else (kind,)
+        if type(value) not in kinds:
+            raise CheckpointError(
+                f"config.json has {field.name}={value!r}: expected one {kind.__name__}"
+            )
+        values[field.name] = value
+    return values
 
 
 def _refuse_foreign(hf: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ Shapes: B batch (rows: examples times beams), S source length, T answer so far, 
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -114,7 +114,9 @@ def generate(
     return answers
 
 
-def stream(model: T5, input_ids: Int[Tensor, "1 S"], config: GenerationConfig) -> Iterator[int]:
+def stream(
+    model: T5, input_ids: Int[Tensor, "1 S"], config: GenerationConfig
+) -> Generator[int, None, None]:
     """Return an iterator of the answer's ids, each as soon as it is chosen, without EOS.
 
     A token is computed when it is asked for: who stops asking, or closes the iterator, stops the
@@ -131,7 +133,7 @@ def stream(model: T5, input_ids: Int[Tensor, "1 S"], config: GenerationConfig) -
     return _stream(model, input_ids, config)
 
 
-def _stream(model: T5, input_ids: Tensor, config: GenerationConfig) -> Iterator[int]:
+def _stream(model: T5, input_ids: Tensor, config: GenerationConfig) -> Generator[int, None, None]:
     for tokens in _tokens(model, input_ids, torch.ones_like(input_ids), config):
         if tokens[0] == model.config.eos_token_id:
             return
@@ -243,6 +245,13 @@ def _choose(
     """Return the next token of each row: the best one, or a draw."""
     if generator is None:
         return scores.argmax(dim=-1, keepdim=True)
+    return torch.multinomial(sampling_probabilities(scores, config), 1, generator=generator)
+
+
+def sampling_probabilities(
+    scores: Float[Tensor, "B V"], config: GenerationConfig
+) -> Float[Tensor, "B V"]:
+    """Return what is sampled from, up to a factor: temperature, then top_k, then top_p."""
     scores = scores / config.temperature
     if 0 < config.top_k < scores.shape[1]:
         worst_kept = scores.topk(config.top_k).values[:, -1:]
@@ -253,7 +262,7 @@ def _choose(
         # A token stays if those before it have not reached top_p; so the best one always stays.
         ranked = ranked.masked_fill(ranked.cumsum(dim=-1) - ranked >= config.top_p, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter(1, order, ranked)
-    return torch.multinomial(probabilities, 1, generator=generator)
+    return probabilities
 
 
 @dataclasses.dataclass

@@ -4,7 +4,8 @@
     python -m utils.raw_data_process build [clean=data/clean] [out=data] [sources=a,b] [seed=0]
     python -m utils.raw_data_process stats [clean=data/clean] [sources=a,b]
 
-In: `data/raw/<source>/`. Out: `data/clean/` and `data/rejects/`, then train, valid and test. The facts about each corpus stand in `chatlm.corpus.sources`; what is asked of it stands here.
+In: `data/raw/<source>/`. Out: `data/clean/` and `data/rejects/`, then train, valid and test.
+The facts about each corpus stand in `chatlm.corpus.sources`; what is asked of it stands here.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,9 +52,14 @@ POLICY: dict[str, Recipe] = {
         drop=("identical", "translation_task", "table"),
     ),
     "alpaca_zh": Recipe(min_han_share=0.1, drop=("identical", "translation_task", "table")),
-    "alpaca_en": Recipe(drop=("identical", "translation_task", "table")),
+    # An English word takes several characters where Chinese takes one or two.
+    "alpaca_en": Recipe(
+        max_prompt_chars=1500,
+        max_response_chars=1500,
+        drop=("identical", "translation_task", "table"),
+    ),
     "zhwiki": Recipe(min_response_chars=20, min_han_share=0.4, min_unended_chars=1),
-    "pairs": Recipe(),
+    "pairs": Recipe(min_prompt_chars=1),
     "finance": Recipe(
         policy="the answers are too poor: advertisements, fragments and phone numbers; "
         "Chat-LM-small cleaned this corpus and then left it out as well"
@@ -109,19 +115,20 @@ def clean(argv: Sequence[str]) -> int:
             else:
                 absent.append(source.name)
         except DataError as error:
-            # One damaged corpus must not cost the others; it is reported again at the end.
-            log.warning(f"{source.name} was not cleaned, its earlier output is untouched: {error}")
+            # One damaged corpus must not cost the others; its earlier output is untouched.
             failures.append(str(error))
-    if absent:
-        log.info(f"clean: not in {raw_dir}: {', '.join(absent)}")
-    if failures:
-        raise DataError(
-            f"{len(failures)} of {num_done + len(failures)} sources failed: {failures[0]}"
-        )
-    if not num_done:
+    if not num_done and not failures:
         raise DataError(
             f"{raw_dir}: no raw files; expected {raw_dir}/<source>/ for one of "
             f"{', '.join(absent)} (see data/README.md)"
+        )
+    if absent:
+        log.info(f"clean: not in {raw_dir}: {', '.join(absent)}")
+    for failure in failures[:-1]:
+        log.warning(failure)
+    if failures:
+        raise DataError(
+            f"{len(failures)} of {num_done + len(failures)} sources failed: {failures[-1]}"
         )
     return 0
 

@@ -24,6 +24,9 @@ _NOTHING = frozenset(("", "无", "None", "none", "null", "NaN", "nan"))
 
 _PARAGRAPH = re.compile(f"((?:[。！？…]|[!?~](?= +[{HAN}{WIDE_MARKS}“‘]))[”’」』）)]*) +")
 _VOTES = re.compile(r"([\d.,]+)\s*(万|[kK])?")
+# What the writers of Alpaca put where there was nothing to put.
+_NO_INPUT = re.compile(r"\s*<?\s*(?:no ?input|none|无输入)\.?\s*>?\s*\Z", re.IGNORECASE)
+_NO_OUTPUT = re.compile(r"\s*<?\s*(?:no ?output\b|无输出)", re.IGNORECASE)
 _SCRIPT = re.compile(r"^\s*(?:Alice|Bob)\s*[:：]", re.MULTILINE)
 _SPEAKER = re.compile(r"(?:^|\n)(Human|Assistant)[:：]")
 
@@ -95,6 +98,8 @@ def alpaca(source: str) -> Convert:
     def convert(fields: Fields) -> list[Example] | str:
         if "instruction" not in fields or "output" not in fields:
             return "missing_field"
+        if _NO_OUTPUT.match(text_of(fields, "output")):
+            return "no_output"
         return _pair(_with_input(fields, "instruction"), text_of(fields, "output"), source)
 
     return convert
@@ -190,7 +195,9 @@ def _pair(prompt: str, response: str, source: str) -> list[Example] | str:
 def _with_input(fields: Fields, prompt_name: str) -> str:
     """Returns the instruction, with its input (if any) on the next line."""
     prompt, extra = text_of(fields, prompt_name).strip(), text_of(fields, "input").strip()
-    return f"{prompt}\n{extra}" if extra and extra not in prompt else prompt
+    if not extra or extra in prompt or _NO_INPUT.match(extra):
+        return prompt
+    return f"{prompt}\n{extra}"
 
 
 def _conversation(turns: object) -> list[Example] | str:

@@ -21,6 +21,8 @@ _ENDED = re.compile(
     f"[。！？!?….；;~～^{_CLOSERS}`*}}\\]>|\U0001f300-\U0001faff\u2600-\u27bf\ufe0f]\\Z"
 )
 _DANGLING = re.compile("[，、：,（(【《「『“‘]\\Z")
+# Lines of a form to fill in: the last line ends in a colon, and so does one of the two before it.
+_EMPTY_FORM = re.compile("[：:][^\\n]*\\n(?:[^\\n]*\\n)?[^\\n]*[：:]\\Z")
 _HAN = re.compile(f"[{HAN}]")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -68,17 +70,18 @@ def identical(example: Example) -> str | None:
 
 
 def min_han_share(share: float) -> Filter:
-    """Drops examples of a Chinese corpus with fewer than `share` Chinese characters per letter.
+    """Drops examples of a Chinese corpus of which neither side is Chinese.
 
-    Digits, marks and spaces do not count; a text without any letter is kept.
+    A side is Chinese if at least `share` of its letters are Chinese characters; digits, marks and
+    spaces do not count. A Chinese request for code stays, whatever the code is.
     """
 
-    def judge(example: Example) -> str | None:
-        text = f"{example.prompt}\n{example.response}"
+    def is_chinese(text: str) -> bool:
         han = len(_HAN.findall(text))
-        if han >= share * len(text):
-            return None
-        return "not_chinese" if han < share * len(_LETTER.findall(text)) else None
+        return han >= share * len(text) or han >= share * len(_LETTER.findall(text))
+
+    def judge(example: Example) -> str | None:
+        return None if is_chinese(example.prompt) or is_chinese(example.response) else "not_chinese"
 
     return judge
 
@@ -135,7 +138,7 @@ def last_sentence_end(text: str, *, cut: bool) -> int:
 
 
 def _breaks_off(text: str, min_unended_chars: int | None) -> bool:
-    if _DANGLING.search(text):
+    if _DANGLING.search(text) and not _EMPTY_FORM.search(text):
         return True
     if min_unended_chars is None or len(text) < min_unended_chars or _ENDED.search(text):
         return False

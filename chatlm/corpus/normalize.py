@@ -29,7 +29,7 @@ _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # Zero-width joiners stay: emoji are made with them.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
-    "\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff]"
+    "\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffc\ufffe\uffff]"
 )
 _WIDE_SPACES = "\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
 _WIDE_INDENT = re.compile(f"^[ \t]*[{_WIDE_SPACES}][ \t{_WIDE_SPACES}]*", re.MULTILINE)

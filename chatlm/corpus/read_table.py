@@ -9,6 +9,7 @@ import codecs
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,9 @@ import pyarrow.parquet as pq
 from chatlm.corpus.read_json import open_binary, refuse_utf16
 from chatlm.corpus.records import Read, Record, Rejected, excerpt_of
 from chatlm.errors import DataError
+
+if TYPE_CHECKING:
+    import _csv
 
 Columns = Sequence[Sequence[str]]
 """Each group names one column by its possible names; one of the group must be in the file."""
@@ -133,7 +137,7 @@ def _names(columns: Columns) -> str:
     return ", ".join(" or ".join(group) for group in columns) or "a header"
 
 
-def _numbered_rows(path: Path, reader: "csv._reader") -> Iterator[tuple[int, list[str]] | Rejected]:
+def _numbered_rows(path: Path, reader: "_csv.Reader") -> Iterator[tuple[int, list[str]] | Rejected]:
     """Yields (first line, fields) of each row that is not blank."""
     while True:
         first_line = reader.line_num + 1

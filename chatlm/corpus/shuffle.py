@@ -35,15 +35,19 @@ def mix(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def write_sorted(rows: Iterable[Keyed], writer: PairWriter, num_rows: int) -> None:
+def write_sorted(
+    rows: Iterable[Keyed], writer: PairWriter, num_rows: int, bucket_rows: int = BUCKET_ROWS
+) -> None:
     """Writes all rows to `writer` in the order of their keys.
 
     Args:
         rows: Batches with keys; read once.
         writer: An open writer; its folder takes the temporary buckets.
-        num_rows: About how many rows there are; sets the number of buckets.
+        num_rows: About how many rows there are; with `bucket_rows`, how many a bucket should hold,
+            it sets the number of buckets.
+        bucket_rows: See above.
     """
-    bits = max(0, (num_rows // BUCKET_ROWS).bit_length())
+    bits = max(0, (num_rows // bucket_rows).bit_length())
     with TemporaryDirectory(prefix=".shuffle-", dir=writer.path.parent) as folder:
         paths = [Path(folder) / f"{bucket}.arrow" for bucket in range(1 << bits)]
         _deal(rows, paths, bits)

@@ -68,9 +68,8 @@ class PairWriter:
             PAIR_SCHEMA,
             compression="zstd",
             compression_level=3,
-            # Texts are nearly all different: a dictionary would only cost time and space. The name
-            # of the source is the one column that repeats.
-            use_dictionary=["source"],
+            # Texts are nearly all different: a dictionary would only cost time and space.
+            use_dictionary=False,
             write_page_checksum=True,
         )
         return self

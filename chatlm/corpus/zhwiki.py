@@ -10,7 +10,7 @@ from functools import cache
 
 import opencc
 
-from chatlm.corpus.normalize import join_han
+from chatlm.corpus.normalize import HAN, join_han
 
 _MARKUP = re.compile(r"-\{((?:(?!-\{|\}-).)*)\}-", re.DOTALL)
 _FLAGS = re.compile(r"\s*([A-Za-z0-9;\-]*)\s*\|")
@@ -22,9 +22,17 @@ _SILENT_FLAGS = frozenset("HT-")
 
 _PLACEHOLDER = re.compile(r"(?:formula|codice)_\d+")
 _SENTENCE_START = re.compile(r"(?:.*[。！？\n])?", re.DOTALL)
-_EMPTY_BRACKETS = re.compile(r"[（(][\s，。；：、,;:·]*[)）]")
-_BRACKET_EDGE = re.compile(r"(?<=[（(])[\s，；：、,;:]+")
+# Templates in brackets leave them empty; `main()` in a text about programming is no such case.
+_EMPTY_BRACKETS = re.compile(f"（[\\s，。；：、,;:·]*）|(?<=[{HAN}])\\([\\s，。；：、,;:·]*\\)")
+_BRACKET_EDGE = re.compile(r"(?<=（)[\s，；：、,;:]+")
 
+# 著 stays in words for writing and renown: 著名, 显著, 著作, 原著, 所著.
+_PARTICLE = re.compile(
+    f"(?<=[{HAN}])(?<![显原巨土编名专拙论译遗合所新卓撰昭较执大代旧共])著"
+    f"(?=[{HAN}])(?![名作称者书述有录译于成与及和])"
+)
+
+_TITLE_NOTE = re.compile(r" *\((.*)\)$")
 _DISAMBIGUATION_TITLE = re.compile(r"[（(]消歧[义義][)）]\s*$")
 _DISAMBIGUATION_TEXT = re.compile(
     r"^[^\n。]{0,40}(?:可以|可能|通常)?(?:是)?指(?:的是)?(?:下列|以下)?[^\n。]{0,8}[：:]\s*(?:\n|$)"
@@ -48,12 +56,13 @@ def resolve_variants(text: str) -> str:
 
 
 def simplified(text: str) -> str:
-    """Returns `text` in simplified characters (OpenCC `t2s`).
+    """Returns `text` in simplified characters (OpenCC `t2s`, and the particle 著 as 着).
 
-    `t2s` changes characters, not words. `tw2sp` would also translate Taiwan's terms, but zhwiki
-    articles mix both scripts, and on text that is simplified already it turns 程序 into 进程.
+    Articles mix both scripts, so the conversion must leave simplified text alone. `tw2s` does not:
+    it makes 显着 of 显著 and 是幺 of 是么; `tw2sp` also makes 进程 of 程序. `t2s` does, and changes
+    characters, not words; but it keeps 著 where traditional text writes the particle so.
     """
-    return _converter().convert(text)
+    return _PARTICLE.sub("着", _converter().convert(text))
 
 
 def clean_text(title: str, text: str) -> tuple[str, str]:
@@ -62,7 +71,8 @@ def clean_text(title: str, text: str) -> tuple[str, str]:
     Everything from the first sentence with a `formula_1` or `codice_1` on is cut: the formula is
     lost, and a text that refers to it teaches nonsense.
     """
-    title = simplified(resolve_variants(html.unescape(title))).strip()
+    title = simplified(resolve_variants(html.unescape(title)).replace("_", " ")).strip()
+    title = _TITLE_NOTE.sub("（\\1）", title)
     text = resolve_variants(html.unescape(text))
     placeholder = _PLACEHOLDER.search(text)
     if placeholder:

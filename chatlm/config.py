@@ -1,0 +1,147 @@
+"""The settings of a training run, and the presets that fill them in.
+
+In: nothing. Out: `TrainConfig` and `PRESETS`. Everything is decided here and frozen before the first
+step; the resolved settings are written into the run folder, and nothing reads argv after that.
+Imports no torch, so that `--help` and a typo answer at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from chatlm.errors import ConfigError
+from chatlm.model.config import ModelConfig
+
+FREEZABLE = ("embedding", "encoder", "decoder")
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run. Units stand at the end of a name."""
+
+    preset: str = _setting("auto", "starter (2.6M), small (12M), base (0.2B); auto fits the data")
+    data: str = _setting("", "folder with train.parquet, or one pairs file; default data/")
+    tokenizer: str = _setting("", "tokenizer folder; default <data folder>/tokenizer")
+    out: str = _setting("", "run folder; default the next out/train-001")
+    resume: bool = _setting(False, "go on from the newest checkpoint of out= (or the newest run)")
+    finetune: bool = _setting(False, "start from a checkpoint instead of random weights")
+    init_from: str = _setting("", "checkpoint or run folder to start from; default the newest run")
+    freeze: str = _setting("auto", "none, or of embedding,encoder,decoder; auto: see finetune")
+    seed: int = _setting(42, "decides initial weights, sample order and dropout")
+    epochs: float = _setting(8.0, "passes over the training pairs")
+    max_steps: int = _setting(0, "optimizer steps; 0: as many as the epochs need")
+    batch_size: int = _setting(256, "pairs an optimizer step, over all processes")
+    microbatch_tokens: int = _setting(16384, "padded positions one process computes at once")
+    max_source_tokens: int = _setting(256, "longer questions are cut at the end, EOS included")
+    max_target_tokens: int = _setting(256, "longer answers are cut and then get no EOS")
+    learning_rate: float = _setting(2e-2, "peak, relative to each matrix's RMS when rms_scaled")
+    rms_scaled: bool = _setting(True, "multiply the rate by each tensor's root mean square")
+    schedule: str = _setting("cosine", "cosine or constant, after the warm-up")
+    warmup_share: float = _setting(0.03, "share of all samples over which the rate rises")
+    final_rate_share: float = _setting(0.01, "share of the peak rate that is left at the end")
+    weight_decay: float = _setting(0.0, "decoupled, on matrices")
+    beta1: float = _setting(0.9, "AdamW")
+    beta2: float = _setting(0.98, "AdamW")
+    clip_norm: float = _setting(1.0, "largest global gradient norm; 0: no clipping")
+    precision: str = _setting("auto", "fp32 or bf16; auto: bf16 where the GPU has it")
+    device: str = _setting("auto", "auto, cpu or cuda")
+    threads: int = _setting(0, "CPU threads a process; 0: all cores shared among the processes")
+    log_every_steps: int = _setting(10, "a line in metrics.jsonl and on the screen")
+    eval_every_steps: int = _setting(500, "validation loss, and answers to eval_answers pairs")
+    save_every_steps: int = _setting(500, "a checkpoint; one is always saved at the end")
+    keep_checkpoints: int = _setting(2, "newest checkpoints kept, besides the best one")
+    eval_pairs: int = _setting(4096, "validation pairs for the loss; 0: all")
+    eval_answers: int = _setting(256, "validation pairs answered for BLEU; 0: none")
+    max_new_tokens: int = _setting(256, "longest answer in evaluation")
+    history_turns: int = _setting(0, "earlier turns that chat puts before a question")
+    vocab_size: int = _setting(29298, "entries of a tokenizer that has to be trained first")
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work.
+
+        Raises:
+            ConfigError: every contradiction, in one message.
+        """
+        checks = [
+            (self.preset in ("auto", *PRESETS), f"preset={self.preset}: {', '.join(PRESETS)}"),
+            (self.schedule in ("cosine", "constant"), "schedule must be cosine or constant"),
+            (self.precision in ("auto", "fp32", "bf16"), "precision must be auto, fp32 or bf16"),
+            (self.device in ("auto", "cpu", "cuda"), "device must be auto, cpu or cuda"),
+            (self.epochs > 0 or self.max_steps > 0, "epochs or max_steps must be above 0"),
+            (self.batch_size > 0, "batch_size must be above 0"),
+            (self.learning_rate > 0, "learning_rate must be above 0"),
+            (0 <= self.warmup_share < 1, "warmup_share must be in [0, 1)"),
+            (0 <= self.final_rate_share <= 1, "final_rate_share must be in [0, 1]"),
+            (self.clip_norm >= 0, "clip_norm must not be negative"),
+            (min(self.max_source_tokens, self.max_target_tokens) >= 2, "token limits start at 2"),
+            (
+                self.microbatch_tokens >= self.max_source_tokens + self.max_target_tokens,
+                "microbatch_tokens must hold one longest pair "
+                f"({self.max_source_tokens + self.max_target_tokens} positions)",
+            ),
+            (self.keep_checkpoints >= 1, "keep_checkpoints must be at least 1"),
+            (
+                min(self.log_every_steps, self.eval_every_steps, self.save_every_steps) >= 1,
+                "log_every_steps, eval_every_steps and save_every_steps must be at least 1",
+            ),
+            (
+                self.freeze in ("auto", "none")
+                or all(part in FREEZABLE for part in self.freeze.split(",")),
+                f"freeze={self.freeze}: none, or a comma-separated choice of {','.join(FREEZABLE)}",
+            ),
+            (
+                self.finetune or not self.init_from,
+                "init_from= needs finetune=True: training starts from random weights",
+            ),
+        ]
+        problems = [message for holds, message in checks if not holds]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def frozen_parts(self) -> tuple[str, ...]:
+        """Returns the parts of the model whose weights do not move."""
+        if self.freeze == "auto":
+            return ("embedding", "encoder") if self.finetune else ()
+        return () if self.freeze == "none" else tuple(self.freeze.split(","))
+
+
+# What each preset sets; a key given by the user always wins.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "starter": {
+        "vocab_size": 3000,
+        "model.d_model": 192,
+        "model.d_kv": 32,
+        "model.d_ff": 512,
+        "model.num_heads": 6,
+        "model.num_layers": 2,
+        "model.num_decoder_layers": 2,
+        "model.feed_forward_proj": "gated-gelu",
+        "epochs": 12.0,
+        "batch_size": 64,
+        "max_source_tokens": 64,
+        "max_target_tokens": 96,
+        "max_new_tokens": 96,
+        "eval_every_steps": 500,
+        "save_every_steps": 500,
+        "log_every_steps": 20,
+    },
+    "small": {
+        "vocab_size": 8000,
+        "model.d_model": 256,
+        "model.d_kv": 64,
+        "model.d_ff": 1024,
+        "model.num_heads": 4,
+        "model.num_layers": 4,
+        "model.num_decoder_layers": 4,
+        "model.feed_forward_proj": "gated-gelu",
+        "epochs": 2.0,
+        "batch_size": 64,
+        "microbatch_tokens": 8192,
+    },
+    "base": {},
+}

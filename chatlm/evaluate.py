@@ -1,0 +1,173 @@
+"""How good a model is: loss on unseen pairs, and the answers that it gives.
+
+In: a model, a token store or texts. Out: figures. Loss is in nats a token and bits a character (the
+end of an answer counts as a token, not as a character); answers are compared by corpus BLEU-4
+(sacrebleu, `tokenize="zh"`) and, where a question has one right answer, by equality. It does not
+choose checkpoints.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from chatlm.dataset.batches import collate, cut
+from chatlm.dataset.order import Rows
+from chatlm.dataset.token_store import TokenStore
+from chatlm.generate import GenerationConfig, generate
+from chatlm.model.t5 import T5
+from chatlm.tokenizer import Tokenizer
+
+ANSWERS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Loss over a set of pairs, summed over tokens before it is divided."""
+
+    nats_per_token: float
+    bits_per_char: float
+    num_tokens: int
+
+
+@torch.no_grad()
+def loss(
+    model: T5, store: TokenStore, rows: Rows, max_positions: int, accelerator: Accelerator
+) -> Loss:
+    """Returns the loss over `rows`; every process computes its share. Collective."""
+    sources, targets = store.sources.lengths[rows], store.targets.lengths[rows]
+    groups = cut(sources, targets, max_positions)
+    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    was_training = model.training
+    model.eval()
+    for group in groups[accelerator.process_index :: accelerator.num_processes]:
+        batch = collate(store, rows[group]).to(accelerator.device)
+        with accelerator.autocast():
+            output = model(batch.input_ids, batch.attention_mask, batch.labels)
+        total += torch.stack([output.loss_sum.double(), output.num_tokens.double()])
+    model.train(was_training)
+    nats, tokens = _sum(accelerator, total).tolist()
+    chars = int(store.target_chars[rows].sum())
+    return Loss(nats / tokens, nats / math.log(2) / chars, int(tokens))
+
+
+def _sum(accelerator: Accelerator, total: Tensor) -> Tensor:
+    summed = accelerator.reduce(total, "sum")
+    assert isinstance(summed, Tensor)
+    return summed
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question with its reference answer."""
+
+    prompt: str
+    response: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures over a set of answers. `exact` maps a source to (right, all), closed sources only."""
+
+    bleu4: float
+    exact: dict[str, tuple[int, int]]
+
+    @property
+    def exact_share(self) -> float | None:
+        """Share of the closed questions that were answered with the reference, to the letter."""
+        right, of = (sum(column) for column in zip(*self.exact.values(), strict=True)) or (0, 0)
+        return right / of if of else None
+
+
+def answers(
+    model: T5,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    config: GenerationConfig,
+    *,
+    max_source_tokens: int,
+    device: torch.device,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Returns one answer a prompt, questions of similar length together.
+
+    Args:
+        model: on `device`.
+        tokenizer: the one that the model was trained with.
+        prompts: questions.
+        config: how to decode.
+        max_source_tokens: longer questions are cut, as in training.
+        device: where the model is.
+        on_batch: called with the number of answers after every batch.
+    """
+    encoded = [
+        [*ids[: max_source_tokens - 1], tokenizer.eos_id]
+        for ids in tokenizer.encode_batch(list(prompts))
+    ]
+    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
+    results = [""] * len(encoded)
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(order), ANSWERS_AT_ONCE):
+        rows = order[start : start + ANSWERS_AT_ONCE]
+        longest = len(encoded[rows[-1]])
+        padded = [encoded[row] + [tokenizer.pad_id] * (longest - len(encoded[row])) for row in rows]
+        input_ids = torch.tensor(padded, device=device)
+        outputs = generate(model, input_ids, input_ids != tokenizer.pad_id, config)
+        for row, ids in zip(rows, outputs, strict=True):
+            results[row] = tokenizer.decode(ids)
+        if on_batch:
+            on_batch(len(rows))
+    model.train(was_training)
+    return results
+
+
+def share_of_answers(
+    model: T5,
+    tokenizer: Tokenizer,
+    pairs: Sequence[Pair],
+    config: GenerationConfig,
+    accelerator: Accelerator,
+    max_source_tokens: int,
+) -> list[str]:
+    """Returns the answers to all pairs, in order; every process makes its share. Collective."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    mine = answers(
+        model,
+        tokenizer,
+        [pair.prompt for pair in pairs[rank::world]],
+        config,
+        max_source_tokens=max_source_tokens,
+        device=accelerator.device,
+    )
+    if world == 1:
+        return mine
+    shares: list[list[str] | None] = [None] * world
+    torch.distributed.all_gather_object(shares, mine)
+    merged = [""] * len(pairs)
+    for index, share in enumerate(shares):
+        merged[index::world] = share or []
+    return merged
+
+
+def score(pairs: Sequence[Pair], given: Sequence[str]) -> Scores:
+    """Returns the figures of the given answers."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    # `zh` splits at every Han character, so corpus BLEU-4 counts runs of up to four characters.
+    bleu = BLEU(tokenize="zh").corpus_score(list(given), [[pair.response for pair in pairs]])
+    exact: defaultdict[str, list[bool]] = defaultdict(list)
+    for pair, answer in zip(pairs, given, strict=True):
+        if is_closed(pair.source):
+            exact[pair.source].append(answer == pair.response)
+    return Scores(bleu.score, {source: (sum(r), len(r)) for source, r in sorted(exact.items())})
+
+
+def is_closed(source: str) -> bool:
+    """Says whether questions of this source have exactly one right answer."""
+    return source.startswith("starter/")

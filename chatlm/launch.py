@@ -1,0 +1,148 @@
+"""How many processes there are, on which device, at which precision.
+
+In: the settings and the environment that `accelerate launch` or `torchrun` made. Out: an
+`Accelerator` that does what was asked for, or an error. Some launch lines start fewer processes
+than they say, or start several that do not know of each other; those are refused here.
+"""
+
+import os
+import shutil
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+from chatlm import log
+from chatlm.config import TrainConfig
+from chatlm.errors import ConfigError
+
+_TRUE = ("1", "true", "yes", "y", "on", "t")
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Returns the accelerator, gradient accumulation left to the trainer.
+
+    Raises:
+        ConfigError: the launcher or the machine cannot give what was asked for.
+    """
+    _refuse_single_process_in_disguise()
+    _allow_tf32()
+    use_cuda = _wants_cuda(config)
+    kwargs: dict[str, Any] = {"mixed_precision": _precision(config, use_cuda)}
+    use_deepspeed = _flag("ACCELERATE_USE_DEEPSPEED")
+    if use_deepspeed:
+        _require_compiler()
+    if not use_cuda:
+        if use_deepspeed:
+            # accelerate would count one process; only DeepSpeed needs the backend named.
+            if "LOCAL_RANK" in os.environ:
+                kwargs["kwargs_handlers"] = [InitProcessGroupKwargs(backend="gloo")]
+        else:
+            kwargs["cpu"] = True
+    accelerator = Accelerator(gradient_accumulation_steps=1, **kwargs)
+    _check(accelerator, config, use_deepspeed)
+    if not use_cuda:
+        _use_all_cores(config, accelerator.num_processes)
+    return accelerator
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "").lower() in _TRUE
+
+
+def _refuse_single_process_in_disguise() -> None:
+    """Refuses `accelerate launch --cpu --num_processes 2`: it starts one process, silently."""
+    from_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if from_accelerate and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "accelerate was asked for several processes but started one (it does so on CPU): use "
+            "`accelerate launch --multi_gpu --num_processes N train.py ...`, which runs N "
+            "processes here without a GPU too"
+        )
+
+
+def _wants_cuda(config: TrainConfig) -> bool:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device=cuda, but PyTorch sees no GPU: check the driver and that torch is a CUDA "
+            "build (torch.version.cuda is not None), or train with device=cpu"
+        )
+    if config.device == "cpu" or _flag("ACCELERATE_USE_CPU"):
+        return False
+    return torch.cuda.is_available()
+
+
+def _precision(config: TrainConfig, use_cuda: bool) -> str:
+    """Returns accelerate's name of the precision; fp16 is not offered, T5 overflows in it."""
+    if config.precision == "auto":
+        return "bf16" if use_cuda and torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if config.precision == "bf16" else "no"
+
+
+def _allow_tf32() -> None:
+    torch.set_float32_matmul_precision("high")
+    # Denormals slow CPU kernels by an order of magnitude and change no result that matters.
+    torch.set_flush_denormal(True)
+
+
+def _require_compiler() -> None:
+    missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
+    if missing:
+        raise ConfigError(
+            f"DeepSpeed compiles its kernels when it starts and needs {' and '.join(missing)} on "
+            "PATH: install it (Debian: apt-get install g++ ninja-build), or launch without "
+            "DeepSpeed: accelerate launch --multi_gpu --num_processes 2 train.py ..."
+        )
+
+
+def _check(accelerator: Accelerator, config: TrainConfig, use_deepspeed: bool) -> None:
+    """Compares what accelerate resolved with what was asked for."""
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != asked:
+        raise ConfigError(
+            f"the launcher started {asked} processes but they do not see each other "
+            f"(accelerate counts {accelerator.num_processes}): check the launch command"
+        )
+    if use_deepspeed != (accelerator.distributed_type == DistributedType.DEEPSPEED):
+        raise ConfigError(
+            "DeepSpeed was asked for but accelerate did not start it: remove use_cpu and "
+            "ACCELERATE_USE_CPU, ChatLM runs DeepSpeed on CPU by itself"
+        )
+    if config.batch_size < accelerator.num_processes:
+        raise ConfigError(
+            f"batch_size={config.batch_size} is smaller than the number of processes "
+            f"({accelerator.num_processes})"
+        )
+    if use_deepspeed:
+        _configure_deepspeed(accelerator, config)
+
+
+def _configure_deepspeed(accelerator: Accelerator, config: TrainConfig) -> None:
+    """Gives DeepSpeed our arithmetic, and refuses a yaml that brings its own."""
+    plugin = accelerator.state.deepspeed_plugin
+    settings = plugin.deepspeed_config
+    steps = settings.get("gradient_accumulation_steps", 1)
+    if steps not in (1, "auto"):
+        raise ConfigError(
+            f"accelerate's yaml sets gradient_accumulation_steps: {steps}; remove it, batch_size= "
+            "and microbatch_tokens= decide the accumulation"
+        )
+    # The trainer marks the last microbatch of a step itself, because their number varies.
+    settings["gradient_accumulation_steps"] = 1
+    settings["train_micro_batch_size_per_gpu"] = 1
+    settings["gradient_clipping"] = config.clip_norm
+    if plugin.zero_stage == 3 and config.rms_scaled:
+        raise ConfigError(
+            "ZeRO-3 shards the weights, so their root mean square is not at hand: use ZeRO-2, or "
+            "rms_scaled=False with a learning_rate around 1e-3"
+        )
+
+
+def _use_all_cores(config: TrainConfig, num_processes: int) -> None:
+    """Launchers set OMP_NUM_THREADS to 1; a laptop trains with all its cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    threads = config.threads or max(1, (cores or 1) // local)
+    torch.set_num_threads(threads)
+    log.info(f"{num_processes} process(es) on CPU with {threads} thread(s) each")

@@ -13,6 +13,7 @@ from transformers import (
 
 from chatlm.errors import ConfigError
 from chatlm.generate import GenerationConfig, generate, sampling_probabilities, stream
+from chatlm.model.config import FEED_FORWARDS
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 1], [11, 3, 1, 0, 0, 0], [20, 31, 42, 53, 1, 0]])
 MASK = (IDS != 0).long()
@@ -55,15 +56,13 @@ GREEDY_CASES = [
 
 
 @pytest.mark.parametrize("settings", GREEDY_CASES)
-@pytest.mark.parametrize("feed_forward_proj", ["relu", "gated-gelu"])
-def test_greedy_ids_are_those_of_transformers(lively, feed_forward_proj, settings):
-    lengths = set()
+def test_greedy_ids_are_those_of_transformers(lively, settings):
     for seed in SEEDS:
+        # The choice of ids does not depend on the feed-forward, so the seeds share both forms.
+        feed_forward_proj = FEED_FORWARDS[seed % 2]
         ours, theirs = lively(seed, feed_forward_proj=feed_forward_proj)
         answers = generate(ours, IDS, MASK, GenerationConfig(max_new_tokens=24, **settings))
         assert answers == their_answers(theirs, max_new_tokens=24, **settings)
-        lengths |= {len(answer) for answer in answers}
-    assert len(lengths) > 1 or settings == {}
 
 
 BEAM_CASES = [
@@ -88,10 +87,11 @@ def test_beam_ids_are_those_of_transformers(lively, settings):
         assert answers == their_answers(theirs, **settings)
 
 
-def test_the_cases_above_hold_early_ends_and_cut_answers(lively):
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_the_cases_above_hold_early_ends_and_cut_answers(lively, num_beams):
     lengths = []
     for seed in SEEDS:
-        config = GenerationConfig(max_new_tokens=20, num_beams=3)
+        config = GenerationConfig(max_new_tokens=20, num_beams=num_beams)
         lengths += [len(answer) for answer in generate(lively(seed)[0], IDS, MASK, config)]
     assert min(lengths) < 20
     assert max(lengths) == 20

@@ -66,7 +66,9 @@ class Cache:
     def cross(self, layer: int, make: Callable[[], KeysValues]) -> KeysValues:
         """Return the cross-attention keys and values of `layer`, made at the first call only."""
         if layer not in self._cross:
-            self._cross[layer] = make()
+            key, value = make()
+            # Laid out by head once, or every step would do it again before it multiplies.
+            self._cross[layer] = key.contiguous(), value.contiguous()
         return self._cross[layer]
 
     def reorder(self, rows: Int[Tensor, " B"]) -> None:

@@ -80,14 +80,17 @@ def _loss_and_gradients(
             rows = slice(start, start + CHUNK_ROWS)
             states, target = hidden[rows].to(dtype), labels[rows, None]
             logits = (states @ table.t()).float()
-            log_total = logits.logsumexp(dim=1, keepdim=True)
-            loss += (log_total - logits.gather(1, target)).sum()
+            picked = logits.gather(1, target)
+            # From here on the logits turn into the softmax in place: a second array of this size
+            # would cost more time in page faults than the arithmetic does.
+            highest = logits.amax(dim=1, keepdim=True)
+            total = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
+            loss += (total.log() + highest - picked).sum()
             if not any(wants):
                 continue
-            # d loss / d logits = softmax - one-hot, written over the logits.
-            d_logits = logits.sub_(log_total).exp_()
-            d_logits.scatter_add_(1, target, d_logits.new_full(target.shape, -1.0))
-            d_logits = d_logits.to(dtype)
+            # d loss / d logits = softmax - one-hot.
+            logits.div_(total).scatter_add_(1, target, total.new_full(target.shape, -1.0))
+            d_logits = logits.to(dtype)
             if d_hidden is not None:
                 d_hidden[rows] = d_logits @ table
             if d_weight is not None:

@@ -1,0 +1,86 @@
+"""Which checkpoint folder a user means.
+
+In: what the user typed, which may be a checkpoint, a whole run, or nothing. Out: the path of one
+checkpoint folder. It looks at names only: no torch, and no file is opened but the pointer `best`.
+"""
+
+from pathlib import Path
+
+from chatlm.errors import CheckpointError
+
+MODEL_CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+MANIFEST = "MANIFEST.json"
+BEST = "best"
+HOW_TO_MAKE = "train one with: python train.py train"
+
+
+def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path:
+    """Returns the checkpoint folder to open.
+
+    Args:
+        path: a checkpoint folder (config.json and weights), or a run folder (the checkpoint that
+            its file `best` names, else its newest whole one), or None for the newest run.
+        out_root: where runs are looked for.
+
+    Raises:
+        CheckpointError: there is nothing to open; the message names the command that makes one.
+    """
+    if path is None:
+        return _newest_run(Path(out_root))
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        known = ", ".join(str(run) for run in _runs(Path(out_root))) or "none"
+        raise CheckpointError(
+            f"model folder {folder} does not exist; runs here: {known}; {HOW_TO_MAKE}"
+        )
+    if is_checkpoint(folder):
+        return folder
+    found = _of_run(folder)
+    if found is None:
+        raise CheckpointError(
+            f"{folder} is neither a checkpoint (config.json with model.safetensors) nor a run with "
+            f"a finished checkpoint (step_*/{MANIFEST}); {HOW_TO_MAKE}"
+        )
+    return found
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Tells whether a folder holds a model that can be opened."""
+    return (folder / MODEL_CONFIG).is_file() and any((folder / n).is_file() for n in WEIGHTS)
+
+
+def _of_run(run: Path) -> Path | None:
+    """Returns the best, else the newest whole checkpoint of a run, or None."""
+    pointer = run / BEST
+    if pointer.is_file():
+        # Only a name is taken from the file, so that it cannot lead out of the run.
+        best = run / Path(pointer.read_text(encoding="utf-8", errors="replace").strip()).name
+        if best.name and is_checkpoint(best):
+            return best
+    whole = [
+        folder
+        for folder in run.glob("step_*")
+        if (folder / MANIFEST).is_file()
+        and is_checkpoint(folder)
+        and folder.name.removeprefix("step_").isdigit()
+    ]
+    return max(whole, key=lambda folder: int(folder.name.removeprefix("step_")), default=None)
+
+
+def _runs(out_root: Path) -> list[Path]:
+    """Returns the runs that have a checkpoint, oldest first by when it was finished."""
+    runs = [(found, run) for run in sorted(out_root.glob("*/")) if (found := _of_run(run))]
+    runs.sort(key=lambda pair: (pair[0] / MODEL_CONFIG).stat().st_mtime_ns)
+    return [run for _, run in runs]
+
+
+def _newest_run(out_root: Path) -> Path:
+    runs = _runs(out_root)
+    found = _of_run(runs[-1]) if runs else None
+    if found is None:
+        raise CheckpointError(
+            f"there is no trained model under {out_root}/: {HOW_TO_MAKE}, "
+            "or name a folder with model="
+        )
+    return found

@@ -93,6 +93,18 @@ def test_a_loaded_model_can_be_trained(saved):
     assert all(parameter.grad is not None for parameter in loaded.parameters())
 
 
+def test_changing_a_loaded_model_leaves_its_file_alone_and_the_other_way_round(saved):
+    folder, model = saved
+    before = (folder / "model.safetensors").read_bytes()
+    loaded = load_pretrained(folder)
+    with torch.no_grad():
+        loaded.embedding.weight.add_(1)
+    assert (folder / "model.safetensors").read_bytes() == before
+    changed = loaded.embedding.weight.clone()
+    save_pretrained(model, model.config, folder)
+    assert torch.equal(loaded.embedding.weight, changed)
+
+
 def test_a_state_dict_is_saved_like_its_model(saved, tmp_path):
     folder, model = saved
     save_pretrained(model.state_dict(), model.config, tmp_path / "again")

@@ -21,6 +21,18 @@ _ENDED = re.compile(
     f"[。！？!?….；;~～^{_CLOSERS}`*}}\\]>|\U0001f300-\U0001faff\u2600-\u27bf\ufe0f]\\Z"
 )
 _DANGLING = re.compile("[，、：,（(【《「『“‘]\\Z")
+# A line that is a unit of its own: an item of a list, or a Chinese line that is not indented code.
+_ITEM = " {0,3}(?:[-*•·]|\\d+[.)、）])"
+_WHOLE_LINE = re.compile(
+    f"(?:{_ITEM}|(?! {{4}}|\t).*[{HAN}]).*[^\\s，、：；,:;{{(（\\[=+\\\\]\\s*\\Z"
+)
+_CODE_LINE = re.compile(
+    r"^[ \t]*(?:def|class|import|from|return|print|for|while|if|else|public|static|function|var|"
+    r"let|const|select|#include|</?\w+)\b|^.*[;{}]$",
+    re.MULTILINE | re.IGNORECASE,
+)
+_MIN_CODE_LINES = 3
+_PAIRS = ("“”", "‘’", "「」", "『』", "（）", "()", "《》")
 # Lines of a form to fill in: the last line ends in a colon, and so does one of the two before it.
 _EMPTY_FORM = re.compile("[：:][^\\n]*\\n(?:[^\\n]*\\n)?[^\\n]*[：:]\\Z")
 _HAN = re.compile(f"[{HAN}]")
@@ -117,6 +129,8 @@ def finish(text: str, max_chars: int, min_unended_chars: int | None = None) -> s
     """
     if len(text) <= max_chars and not _breaks_off(text, min_unended_chars):
         return text
+    if len(text) > max_chars and len(_CODE_LINE.findall(text)) >= _MIN_CODE_LINES:
+        return None  # Half a program is no program.
     allowed = text[:max_chars]
     end = last_sentence_end(allowed, cut=len(text) > max_chars)
     return allowed[:end].rstrip() if end * 2 >= len(allowed) else None
@@ -125,16 +139,31 @@ def finish(text: str, max_chars: int, min_unended_chars: int | None = None) -> s
 def last_sentence_end(text: str, *, cut: bool) -> int:
     """Returns where the last whole sentence of `text` ends, 0 if none does.
 
-    A line end is a sentence end only for list lines, that is when `text` was cut in a later line.
+    The end of a list line or of a Chinese line is an end too, if more lines follow; the end of a
+    line of code is not. Of the ends in the second half of the text, the last that leaves no quote
+    or bracket open is preferred. `cut` says that `text` goes on beyond its last character.
     """
-    end = 0
-    for match in _SENTENCE_END.finditer(text):
-        # At the very edge of a cut a closing quote may be missing or "3." may go on as "3.14".
-        if not (cut and match.end() == len(text) and match[0][0] == "."):
-            end = match.end()
+    ends = [
+        match.end()
+        for match in _SENTENCE_END.finditer(text)
+        # At the very edge of a cut "3." may go on as "3.14".
+        if not (cut and match.end() == len(text) and match[0][0] == ".")
+    ]
     newline = text.rfind("\n")
-    ends_line = newline > end and not _DANGLING.search(text[:newline].rstrip())
-    return newline if ends_line else end
+    if newline > max(ends, default=0):
+        last_line = text[text.rfind("\n", 0, newline) + 1 : newline]
+        if _WHOLE_LINE.match(last_line):
+            ends.append(newline)
+    for end in reversed(ends):
+        if end * 2 < len(text):
+            break
+        if _is_balanced(text[:end]):
+            return end
+    return max(ends, default=0)
+
+
+def _is_balanced(text: str) -> bool:
+    return all(text.count(opener) <= text.count(closer) for opener, closer in _PAIRS)
 
 
 def _breaks_off(text: str, min_unended_chars: int | None) -> bool:

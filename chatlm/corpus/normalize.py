@@ -32,7 +32,8 @@ _INVISIBLE = re.compile(
     "\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffc\ufffe\uffff]"
 )
 _WIDE_SPACES = "\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
-_WIDE_INDENT = re.compile(f"^[ \t]*[{_WIDE_SPACES}][ \t{_WIDE_SPACES}]*", re.MULTILINE)
+# Prose is indented with ideographic spaces; no-break spaces at a line start are copied code.
+_WIDE_INDENT = re.compile(f"^[ \t{_WIDE_SPACES[:-1]}]*\u3000[ \t{_WIDE_SPACES}]*", re.MULTILINE)
 _WIDE_SPACE = re.compile(f"[{_WIDE_SPACES}]")
 # (?<! ) keeps a run of spaces that leads nowhere from being tried again at each of its spaces.
 _SPACED_MARK = re.compile(
@@ -42,7 +43,8 @@ _SPACED_HAN = re.compile(f"(?<=[{HAN}])  +(?=[{HAN}])")
 _JOINED_HAN = re.compile(f"(?<=[{HAN}]) +(?=[{HAN}])")
 
 _FULL_STOPS = re.compile("。{3,}")
-_WIDE_RUN = re.compile("([。！？，、；：～])\\1+")
+# A double colon is no noise: analogies (猫：鱼：：狗：骨头) and code set in full width have it.
+_WIDE_RUN = re.compile("([。！？，、；～])\\1+")
 _ELLIPSES = re.compile("…{3,}")
 _DASHES = re.compile("—{3,}")
 # ASCII marks are operators in code: `!!x`, `a ?? b`, `...`, `;;`, `x?.y`. Only a run that ends a

@@ -120,6 +120,20 @@ def test_list_lines_are_whole_units():
     assert finish(text, len(text) - 2) == "材料如下：\n- 面粉两百克\n- 鸡蛋两个"
 
 
+def test_code_is_not_cut_after_a_line():
+    code = "def f(a):\n    b = sorted(a)\n    while b:\n        b.pop()\n    return b"
+    assert finish(code, len(code) - 3) is None
+    program = f"函数先排序，再逐个取出，直到没有剩下的为止。\n{code}"
+    assert finish(program, 40) is None
+    assert finish(program, 400) == program
+
+
+def test_a_cut_leaves_no_quote_open_where_another_end_will_do():
+    text = "他来了，大家都很高兴。有人说：“今天真好。明天也会好。”后来他走了"
+    assert finish(text, 20) == "他来了，大家都很高兴。"
+    assert finish(text, 30) == "他来了，大家都很高兴。有人说：“今天真好。明天也会好。”"
+
+
 @pytest.mark.parametrize(
     ("text", "result"),
     [
@@ -148,6 +162,7 @@ def test_what_finish_returns_is_a_beginning_no_longer_than_allowed(text, max_cha
     if result is not None:
         assert text.startswith(result)
         assert len(result) <= max_chars
+        assert finish(result, max_chars) == result
 
 
 @given(st.text(st.sampled_from("一二。！，\n”.1 a"), max_size=60))

@@ -79,6 +79,7 @@ def test_the_result_is_nfc_without_control_characters(text):
         "５０％的Ａ",
         "它叫 “铁公鸡”",
         "女方提出离婚 但是男方不同意 怎么办",
+        "猫：鱼：：狗：骨头",
         "👨‍👩‍👧 家",
     ],
 )
@@ -102,6 +103,7 @@ def test_meaning_is_left_alone(text):
         ("盘子~~~~他", "盘子~他"),
         ("等等......好", "等等...好"),
         ("A、、B，，，C；；D", "A、B，C；D"),
+        ("def f(x):\n\xa0\xa0\xa0\xa0return x", "def f(x):\n    return x"),
         ("你好 ！ ！ 再见", "你好！再见"),
         ("电脑， 汽车， 电话", "电脑，汽车，电话"),
         ("系统 （GPS） 定位", "系统（GPS）定位"),

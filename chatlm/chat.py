@@ -173,7 +173,8 @@ class ChatSession:
     def retry(self) -> tuple[str, Generator[str]]:
         """Takes back the last answer; returns its question and a new answer.
 
-        Greedy decoding would say the same again, so it is sampled for this once.
+        Greedy decoding would say the same again, so it is sampled for this once. The old answer is
+        gone even if the new one is stopped at once.
 
         Raises:
             DataError: nothing has been answered yet.

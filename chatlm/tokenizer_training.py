@@ -125,18 +125,27 @@ def train_pieces(
     clauses = count_clauses(sample_texts(texts, max_chars, seed))
     if not clauses:
         raise DataError("there is no text to train a tokenizer on: every text is empty")
-    # Sorted, so that the order of the corpus leaves no trace in the floating-point sums.
-    processor = _run_sentencepiece(
-        (f"{text}\t{count}" for text, count in sorted(clauses.items())), vocab_size, num_threads
-    )
+    chars = sum(len(text) * count for text, count in clauses.items())
+    processor = _run_sentencepiece(_lines(clauses), vocab_size, num_threads)
     pieces = [_piece(processor, index) for index in range(processor.get_piece_size())]
     if len(pieces) < vocab_size:
-        chars = sum(len(text) * count for text, count in clauses.items())
         log.warning(
             f"the vocabulary has {len(pieces)} pieces, not {vocab_size}: "
             f"a corpus of {chars:,} characters does not hold more"
         )
     return pieces
+
+
+def _lines(clauses: Counter[str]) -> Iterator[str]:
+    """Yields the trainer's input and empties `clauses`, which would double its memory.
+
+    Sorted, so that the order of the corpus leaves no trace in the floating-point sums.
+    """
+    rows = sorted(clauses.items(), reverse=True)
+    clauses.clear()
+    while rows:
+        text, count = rows.pop()
+        yield f"{text}\t{count}"
 
 
 def _run_sentencepiece(

@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chatlm import log
+from chatlm.checkpoint_paths import BEST, MANIFEST
 from chatlm.errors import CheckpointError
 
 FORMAT_VERSION = 1
-MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 DEEPSPEED = "deepspeed"
@@ -165,6 +165,13 @@ def prune(run: Path, keep: int, best_step: int) -> None:
             gone = run / f".old-{name(step)}"
             (run / name(step)).rename(gone)
             shutil.rmtree(gone)
+
+
+def point_to_best(run: Path, step: int) -> None:
+    """Names the best checkpoint in the file `best`, which chat reads."""
+    part = run / f".tmp-{BEST}"
+    part.write_text(name(step) + "\n")
+    part.replace(run / BEST)
 
 
 def write_state(folder: Path, state: State) -> None:

@@ -96,7 +96,7 @@ def overrides(
         if name != key:
             log.info(f"'{key}' is called '{name}' today: read as {name}={value}")
         if name == "config" and "config" not in known:
-            from_file.update(_read_config_file(Path(value)))
+            from_file.update(read_config_file(Path(value)))
         elif name in known:
             given[name] = value
         else:
@@ -116,7 +116,12 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown setting '{name}': {hint}"
 
 
-def _read_config_file(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Returns a YAML file's settings as dotted keys.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no mapping.
+    """
     import yaml
 
     try:

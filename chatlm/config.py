@@ -113,7 +113,7 @@ class TrainConfig:
 # What each preset sets; a key given by the user always wins.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "starter": {
-        "vocab_size": 3000,
+        "vocab_size": 4000,
         "model.d_model": 192,
         "model.d_kv": 32,
         "model.d_ff": 512,

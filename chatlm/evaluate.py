@@ -10,11 +10,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from chatlm.corpus import store
+from chatlm.corpus.example import Example
 from chatlm.dataset.batches import collate, cut
 from chatlm.dataset.order import Rows
 from chatlm.dataset.token_store import TokenStore
@@ -61,13 +64,22 @@ def _sum(accelerator: Accelerator, total: Tensor) -> Tensor:
     return summed
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A question with its reference answer."""
+def read_examples(path: Path, limit: int) -> list[Example]:
+    """Returns the first `limit` pairs of a parquet (0: all).
 
-    prompt: str
-    response: str
-    source: str
+    Files are shuffled when they are built, so the first pairs are a random sample that stays the
+    same from run to run.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    examples: list[Example] = []
+    for batch in store.read_pairs(path):
+        columns = (batch[name].to_pylist() for name in ("prompt", "response", "source"))
+        examples += [Example(*row) for row in zip(*columns, strict=True)]
+        if limit and len(examples) >= limit:
+            return examples[:limit]
+    return examples
 
 
 @dataclass(frozen=True)
@@ -80,8 +92,8 @@ class Scores:
     @property
     def exact_share(self) -> float | None:
         """Share of the closed questions that were answered with the reference, to the letter."""
-        right, of = (sum(column) for column in zip(*self.exact.values(), strict=True)) or (0, 0)
-        return right / of if of else None
+        of = sum(total for _, total in self.exact.values())
+        return sum(right for right, _ in self.exact.values()) / of if of else None
 
 
 def answers(
@@ -130,7 +142,7 @@ def answers(
 def share_of_answers(
     model: T5,
     tokenizer: Tokenizer,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Example],
     config: GenerationConfig,
     accelerator: Accelerator,
     max_source_tokens: int,
@@ -155,7 +167,7 @@ def share_of_answers(
     return merged
 
 
-def score(pairs: Sequence[Pair], given: Sequence[str]) -> Scores:
+def score(pairs: Sequence[Example], given: Sequence[str]) -> Scores:
     """Returns the figures of the given answers."""
     from sacrebleu.metrics.bleu import BLEU
 

@@ -11,14 +11,15 @@ from typing import Any
 
 import ujson
 
-from chatlm import checkpoint
-from chatlm.cli import to_yaml
+from chatlm import checkpoint, cli
 from chatlm.config import TrainConfig
 from chatlm.errors import CheckpointError, ConfigError
 
 OUT_ROOT = Path("out")
 METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
+# A finetuning takes smaller steps than a training from random weights, and fewer of them.
+FINETUNE_DEFAULTS = {"learning_rate": 5e-3, "epochs": 3.0}
 
 
 def choose(config: TrainConfig) -> Path:
@@ -61,6 +62,20 @@ def _number(path: Path) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings that a run was started with, as dotted keys.
+
+    Raises:
+        CheckpointError: config.yaml is missing or unreadable.
+    """
+    try:
+        found = cli.read_config_file(folder / CONFIG)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} cannot be resumed: {error}") from error
+    # What decides where and how far a run goes is asked for anew each time.
+    return {key: value for key, value in found.items() if key not in ("resume", "out")}
+
+
 def create(folder: Path, config: TrainConfig) -> None:
     """Makes the folder and writes the resolved settings into it.
 
@@ -69,7 +84,7 @@ def create(folder: Path, config: TrainConfig) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(to_yaml(config), encoding="utf-8")
+        (folder / CONFIG).write_text(cli.to_yaml(config), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {folder}: {error}") from error
 

@@ -1,0 +1,206 @@
+"""What a run reads: the pairs, the tokenizer and the token stores, made where they are missing.
+
+In: the settings. Out: `Prepared`. Three kinds of data are understood: a folder with train.parquet
+(and valid, test), one file of pairs, and, when nothing is named and nothing prepared, the starter
+corpus. What is derived lies under `data/cache/`, named after the hash of what it was made from, so
+a second run finds it and changed input never meets stale ids. Cleaning is `chatlm.corpus`'s.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatlm import log
+from chatlm.config import TrainConfig
+from chatlm.corpus import pipeline, store
+from chatlm.corpus.sources import SOURCES
+from chatlm.dataset import token_store
+from chatlm.dataset.token_store import Limits, TokenStore
+from chatlm.errors import CheckpointError, DataError
+from chatlm.tokenizer import Tokenizer
+
+DATA = Path("data")
+FINETUNE_DATA = DATA / "finetune"
+STARTER = DATA / "starter"
+CACHE = DATA / "cache"
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the pairs come from. `kind` is starter, folder or file; `name` is for people."""
+
+    kind: str
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run reads. `sha256` identifies the training pairs."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    train: TokenStore
+    valid: TokenStore | None
+    sha256: str
+
+
+def locate(data: str, *, finetune: bool) -> Source:
+    """Returns where the pairs are, without reading them.
+
+    Args:
+        data: what the user named: a folder, a file, or "" for the default.
+        finetune: the default is data/finetune/, not data/.
+
+    Raises:
+        DataError: a named place does not exist or holds no training pairs.
+    """
+    if not data:
+        folder = FINETUNE_DATA if finetune else DATA
+        if (folder / "train.parquet").is_file():
+            return Source("folder", folder, str(folder))
+        starter = STARTER / "finetune" if finetune else STARTER
+        if not starter.is_dir():
+            raise DataError(
+                f"there are no prepared pairs ({folder}/train.parquet) and no starter corpus "
+                f"({starter}) here: start from the repository's root, or name data="
+            )
+        return Source("starter", starter, "the starter corpus")
+    path = Path(data)
+    if path.is_file():
+        return Source("file", path, str(path))
+    if not path.is_dir():
+        raise DataError(f"data={data} does not exist: name a folder or a file of pairs")
+    if (path / "train.parquet").is_file():
+        return Source("folder", path, str(path))
+    if any(path.glob("*.yaml")):
+        return Source("starter", path, str(path))
+    raise DataError(
+        f"{path} holds no train.parquet: make it with `python -m utils.raw_data_process clean` "
+        "and `build`, or name one file of pairs"
+    )
+
+
+def fitting_preset(source: Source) -> str:
+    """Returns the preset for `preset=auto`: the small starter model for the starter corpus."""
+    return "starter" if source.kind == "starter" else "base"
+
+
+def prepare(config: TrainConfig, source: Source, tokenizer: Tokenizer | None) -> Prepared:
+    """Returns what the run reads, making what is missing.
+
+    Args:
+        config: limits, and the tokenizer folder or the size of one to train.
+        source: from `locate`.
+        tokenizer: the one of the checkpoint that the run starts from, if it does.
+
+    Raises:
+        DataError: the pairs cannot be read, or there are none.
+        CheckpointError: the tokenizer is missing or damaged.
+    """
+    folder = _parts_folder(source)
+    train_path = folder / "train.parquet"
+    digest = sha256(train_path)
+    tokenizer = tokenizer or _tokenizer(config, source, folder, digest)
+    limits = Limits(config.max_source_tokens, config.max_target_tokens)
+    train = _tokens(train_path, digest, tokenizer, limits)
+    if not len(train):
+        raise DataError(f"{train_path} holds no pairs")
+    valid_path = folder / "valid.parquet"
+    valid = None
+    if valid_path.is_file() and store.num_rows(valid_path):
+        valid = _tokens(valid_path, sha256(valid_path), tokenizer, limits)
+    else:
+        log.warning(f"{folder} holds no validation pairs: no validation loss, no best checkpoint")
+    return Prepared(folder, tokenizer, train, valid, digest)
+
+
+def sha256(path: Path) -> str:
+    """Returns the hex digest of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _parts_folder(source: Source) -> Path:
+    """Returns the folder with train.parquet, made from the starter tables or a file if need be."""
+    if source.kind == "folder":
+        return source.path
+    files = sorted(source.path.glob("*.yaml")) if source.kind == "starter" else [source.path]
+    names = "".join(f"{file.name}{sha256(file)}" for file in files)
+    digest = hashlib.sha256(f"{names}{_code_version()}".encode()).hexdigest()[:16]
+    folder = CACHE / f"{source.kind}-{digest}"
+    if (folder / "manifest.json").is_file():
+        return folder
+    if source.kind == "starter":
+        pipeline.prepare_starter(source.path, folder)
+    else:
+        pairs = SOURCES["pairs"]
+        # The file is taken as it is: texts are normalised, and only unusable rows are left out.
+        every_row = pipeline.Recipe(
+            min_prompt_chars=1, max_prompt_chars=10**6, max_response_chars=10**6, drop=()
+        )
+        pipeline.clean(pairs, files, every_row, folder / "clean")
+        pipeline.build(folder / "clean", folder)
+    return folder
+
+
+def _code_version() -> str:
+    """Returns a hash of the code that turns raw text into pairs, so that a mended rule is used."""
+    package = Path(pipeline.__file__).parent
+    code = b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))
+    return hashlib.sha256(code).hexdigest()
+
+
+def _tokenizer(config: TrainConfig, source: Source, folder: Path, digest: str) -> Tokenizer:
+    """Returns the named tokenizer, or the one beside the pairs; the starter corpus gets its own."""
+    if config.tokenizer:
+        return Tokenizer.load(config.tokenizer)
+    if source.kind != "starter":
+        beside = (source.path if source.kind == "folder" else DATA) / "tokenizer"
+        if not beside.is_dir():
+            raise CheckpointError(
+                f"there is no tokenizer at {beside}: train one with `python -m "
+                f"utils.train_tokenizer data={folder / 'train.parquet'} out={beside}`, or name "
+                "tokenizer="
+            )
+        return Tokenizer.load(beside)
+    own = CACHE / f"tokenizer-{digest[:12]}-{config.vocab_size}"
+    if not own.is_dir():
+        log.info(f"training a tokenizer of {config.vocab_size} entries")
+        texts = (text for pair in _pairs(folder / "train.parquet") for text in pair)
+        Tokenizer.train(texts, config.vocab_size).save(own)
+    return Tokenizer.load(own)
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    for batch in store.read_pairs(path, ("prompt", "response")):
+        yield from zip(batch["prompt"].to_pylist(), batch["response"].to_pylist(), strict=True)
+
+
+def _tokens(path: Path, digest: str, tokenizer: Tokenizer, limits: Limits) -> TokenStore:
+    """Returns the token store of a parquet file, from the cache or made now."""
+    name = token_store.fingerprint(digest, tokenizer, limits)
+    folder = CACHE / f"tokens-{name}"
+    if not folder.is_dir():
+        log.info(f"tokenising {path}")
+        token_store.write(_pairs(path), tokenizer, limits, folder, name)
+        _report(path, token_store.open_store(folder).meta)
+    return token_store.open_store(folder)
+
+
+def _report(path: Path, meta: Mapping[str, Any]) -> None:
+    rows, cut_targets, cut_sources = meta["rows"], meta["cut_targets"], meta["cut_sources"]
+    log.info(
+        f"{path}: {rows} pairs; {cut_sources} questions and {cut_targets} answers cut, "
+        f"{meta['empty_rows']} empty rows left out"
+    )

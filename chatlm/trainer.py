@@ -1,0 +1,486 @@
+"""The one training loop.
+
+In: settings. Out: a run folder with checkpoints and figures. Which loss, which weights to start
+from and which of them move are three independent settings; there is no second trainer. Every
+optimizer step adds up the gradients of its microbatches and divides by the target tokens of the
+whole step, so the number of processes and the padding change nothing but speed.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor
+
+from chatlm import checkpoint, evaluate, log, optim, plot, run_folder
+from chatlm.checkpoint import State
+from chatlm.config import TrainConfig
+from chatlm.corpus.example import Example
+from chatlm.dataset import prepare
+from chatlm.dataset.batches import Loader, Step
+from chatlm.dataset.order import Order, permutation
+from chatlm.dataset.prepare import Prepared, Source
+from chatlm.errors import CheckpointError, ConfigError
+from chatlm.generate import GenerationConfig
+from chatlm.launch import make_accelerator
+from chatlm.model import hf
+from chatlm.model.t5 import T5
+from chatlm.progress import TrainingProgress
+from chatlm.signals import StopRequest
+from chatlm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the run is, counted in optimizer steps and in training pairs."""
+
+    order: Order
+    total_steps: int
+
+    @property
+    def total_samples(self) -> int:
+        """Pairs seen when the run ends."""
+        return self.order.samples_before(self.total_steps)
+
+
+def train(config: TrainConfig, source: Source, init_from: Path | None) -> Path:
+    """Trains; returns the run folder.
+
+    Args:
+        config: resolved settings.
+        source: where the pairs are.
+        init_from: checkpoint folder whose weights and tokenizer the run starts from, or None.
+
+    Raises:
+        ChatLMError: what the user can mend; nothing that was there before is lost.
+    """
+    accelerator = make_accelerator(config)
+    run = _agreed_run(accelerator, config)
+    start = checkpoint.newest_whole(run) if config.resume else init_from
+    tokenizer = Tokenizer.load(start) if start else None
+    with accelerator.main_process_first():
+        data = prepare.prepare(config, source, tokenizer)
+    shape = hf.load_config(start) if start else config.model
+    config = replace(config, model=replace(shape, vocab_size=data.tokenizer.vocab_size))
+    if start and shape.vocab_size != config.model.vocab_size:
+        config = replace(config, model=shape)  # tables are often padded beyond the tokenizer
+    trainer = Trainer(config, run, accelerator, data, _model(config, start, accelerator))
+    if config.resume and start:
+        trainer.load(start)
+    elif accelerator.is_main_process:
+        run_folder.create(run, config)
+    try:
+        trainer.fit()
+    finally:
+        trainer.close()
+    return run
+
+
+def _agreed_run(accelerator: Accelerator, config: TrainConfig) -> Path:
+    """Returns the run folder that the main process chose."""
+    chosen: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            chosen = [run_folder.choose(config)]
+        except (ConfigError, CheckpointError) as error:
+            chosen = [error]
+    if accelerator.num_processes > 1:
+        torch.distributed.broadcast_object_list(chosen)
+    if isinstance(chosen[0], Exception):
+        raise chosen[0]
+    return chosen[0]
+
+
+def _model(config: TrainConfig, start: Path | None, accelerator: Accelerator) -> T5:
+    """Returns the model on its device, frozen parts marked."""
+    if start:
+        model = hf.load_pretrained(start)
+    else:
+        torch.manual_seed(config.seed)
+        model = T5(config.model)
+    frozen = optim.freeze(model, config.frozen_parts())
+    total = sum(p.numel() for p in model.parameters())
+    log.info(f"model: {total / 1e6:.1f}M parameters, {config.model.vocab_size} tokens")
+    if frozen:
+        tied = "embedding" in config.frozen_parts()
+        head = ", the output head too (it is the embedding table)" if tied else ""
+        log.info(
+            f"freeze={','.join(config.frozen_parts())}: {frozen / 1e6:.1f}M of "
+            f"{total / 1e6:.1f}M parameters stay as they are{head}; freeze=none "
+            "moves all"
+        )
+    return model.to(accelerator.device)
+
+
+class Trainer:
+    """One run: the objects that live as long as it does, and its progress."""
+
+    def __init__(
+        self, config: TrainConfig, run: Path, accelerator: Accelerator, data: Prepared, model: T5
+    ) -> None:
+        self.config, self.run, self.accelerator, self.data = config, run, accelerator, data
+        order = Order(len(data.train), config.batch_size, config.seed)
+        steps = config.max_steps or math.ceil(config.epochs * order.steps_per_epoch)
+        self.plan = Plan(order, steps)
+        self.step = 0
+        self.best_step, self.best_loss = 0, math.inf
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        optimizer = optim.make_optimizer(named.items(), config)
+        self.model = model
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self._named = named
+        self._has_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        self._examples = self._validation_examples()
+
+    # ---- the loop -------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Runs to the end, or until a signal asks to stop, and saves."""
+        main = self.accelerator.is_main_process
+        self._announce()
+        with (
+            StopRequest() as stop,
+            TrainingProgress(self.plan.total_steps, self.step, visible=main) as progress,
+        ):
+            self._progress = progress
+            window = _Window()
+            for step in self._loader().steps(self.step, self.plan.total_steps):
+                window.add(self._train_step(step), step)
+                self.step = step.index + 1
+                progress.advance(self.step)
+                if self.step % self.config.log_every_steps == 0 or self._is_last():
+                    self._log(window)
+                    window = _Window()
+                self._evaluate_and_save()
+                if self._any_process_stops(stop.signal):
+                    self._stop(stop)
+        self._finish()
+
+    def _loader(self) -> Loader:
+        return Loader(
+            self.data.train,
+            self.plan.order,
+            self.config.microbatch_tokens,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+
+    def _train_step(self, step: Step) -> tuple[Tensor, Tensor | float]:
+        """Returns this process's summed loss in nats, and the gradient norm before clipping."""
+        self.wrapped.train()
+        optim.set_rates(self.optimizer, self._rate(), self._scales())
+        total = torch.zeros((), device=self.accelerator.device)
+        last = len(step.microbatches) - 1
+        # Gradients are averaged over processes; the step's loss is a mean over all its tokens.
+        scale = self.accelerator.num_processes / step.num_target_tokens
+        for index, batch in enumerate(step.microbatches):
+            self._seed_dropout(step.index, index)
+            is_last = index == last
+            # DeepSpeed steps inside the backward of a microbatch that is marked as the last.
+            self.accelerator.gradient_state._set_sync_gradients(is_last)
+            sync = nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
+            with sync:
+                with self.accelerator.autocast():
+                    output = self.wrapped(*batch.to(self.accelerator.device).tensors())
+                self.accelerator.backward(output.loss_sum * scale)
+            total += output.loss_sum.detach()
+        clip = self.config.clip_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self._named.values(), clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total, norm if norm is not None else math.nan
+
+    def _rate(self) -> float:
+        done = self.plan.order.samples_before(self.step + 1) / self.plan.total_samples
+        share = optim.rate_share(
+            min(1.0, done),
+            warmup=self.config.warmup_share,
+            final=self.config.final_rate_share,
+            schedule=self.config.schedule,
+        )
+        return self.config.learning_rate * share
+
+    def _scales(self) -> dict[str, float]:
+        return optim.tensor_scales(self._named, rms_scaled=self.config.rms_scaled)
+
+    def _seed_dropout(self, step: int, microbatch: int) -> None:
+        """Makes dropout a function of the place in the run, so that resuming needs no state."""
+        if self.config.model.dropout_rate:
+            place = (step * 4096 + microbatch) * 1024 + self.accelerator.process_index
+            torch.manual_seed(self.config.seed * 2**40 + place)
+
+    def _is_last(self) -> bool:
+        return self.step == self.plan.total_steps
+
+    # ---- figures --------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        order, plan = self.plan.order, self.plan
+        log.info(
+            f"{order.num_rows} pairs, {plan.total_steps} steps of {order.batch_size} pairs "
+            f"({plan.total_samples / order.num_rows:.1f} epochs) on "
+            f"{self.accelerator.num_processes} x {self.accelerator.device.type}, "
+            f"{self.accelerator.mixed_precision.replace('no', 'fp32')}, "
+            f"{self.accelerator.distributed_type.value}; run folder {self.run}"
+        )
+
+    def _log(self, window: "_Window") -> None:
+        nats = self._sum(window.loss_sum)
+        if not math.isfinite(nats):
+            raise ConfigError(
+                f"the loss of step {self.step} is not finite: lower learning_rate "
+                f"({self.config.learning_rate}), or resume from the last checkpoint in {self.run}"
+            )
+        record = {
+            "step": self.step,
+            "samples": self.plan.order.samples_before(self.step),
+            "epoch": self.step / self.plan.order.steps_per_epoch,
+            "loss": nats / window.target_tokens,
+            "learning_rate": self._rate_of_last_step(),
+            "grad_norm": float(window.norm),
+            "tokens_per_second": window.tokens / window.seconds(),
+            "peak_gib": _peak_gib(self.accelerator.device),
+            "seconds": self._run_seconds(),
+        }
+        self._record(record)
+        left = (self.plan.total_steps - self.step) * window.seconds() / window.steps
+        self._progress.show(self.step, record, left)
+
+    def _rate_of_last_step(self) -> float:
+        self.step -= 1
+        rate = self._rate()
+        self.step += 1
+        return rate
+
+    def _record(self, record: Mapping[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            run_folder.append(self.run, run_folder.METRICS, record)
+
+    def _sum(self, value: Tensor) -> float:
+        summed = self.accelerator.reduce(value.double(), "sum")
+        assert isinstance(summed, Tensor)
+        return summed.item()
+
+    def _run_seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+    # ---- evaluation -----------------------------------------------------------------------
+
+    def _validation_examples(self) -> list[Example]:
+        path = self.data.folder / "valid.parquet"
+        if self.data.valid is None or not self.config.eval_answers:
+            return []
+        return evaluate.read_examples(path, self.config.eval_answers)
+
+    def _evaluate_and_save(self) -> None:
+        is_last = self._is_last()
+        if self.step % self.config.eval_every_steps == 0 or is_last:
+            self._evaluate()
+        if self.step % self.config.save_every_steps == 0 or is_last:
+            self.save()
+
+    def _evaluate(self) -> None:
+        store = self.data.valid
+        if store is None:
+            return
+        rows = permutation(len(store), seed=0, epoch=0)[: self.config.eval_pairs or None]
+        positions = 2 * self.config.microbatch_tokens  # no gradients: twice as much fits
+        result = evaluate.loss(self.model, store, np.sort(rows), positions, self.accelerator)
+        record: dict[str, Any] = {
+            "step": self.step,
+            "valid_loss": result.nats_per_token,
+            "valid_bits_per_char": result.bits_per_char,
+        }
+        text = f"valid loss {result.nats_per_token:.3f} nats/token, "
+        text += f"{result.bits_per_char:.3f} bits/char"
+        if self._examples:
+            scores = self._answer(self._examples)
+            record |= {"bleu4": scores.bleu4, "exact": scores.exact_share}
+            text += f", BLEU-4 {scores.bleu4:.1f}"
+            if scores.exact_share is not None:
+                text += f", closed questions right {scores.exact_share:.1%}"
+        self._record(record)
+        self._progress.note(f"step {self.step}: {text}")
+        if result.nats_per_token < self.best_loss:
+            self.best_step, self.best_loss = self.step, result.nats_per_token
+
+    def _answer(self, examples: list[Example]) -> evaluate.Scores:
+        given = evaluate.share_of_answers(
+            self.model,
+            self.data.tokenizer,
+            examples,
+            GenerationConfig(max_new_tokens=self.config.max_new_tokens),
+            self.accelerator,
+            self.config.max_source_tokens,
+        )
+        if self.accelerator.is_main_process:
+            for example, answer in list(zip(examples, given, strict=True))[:20]:
+                sample = {"step": self.step, **asdict(example), "answer": answer}
+                run_folder.append(self.run, "samples.jsonl", sample)
+        return evaluate.score(examples, given)
+
+    # ---- checkpoints ----------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes a checkpoint of the current step. Collective."""
+        accelerator, main = self.accelerator, self.accelerator.is_main_process
+        accelerator.wait_for_everyone()
+        with checkpoint.writing(self.run, self.step, main_process=main) as part:
+            accelerator.wait_for_everyone()
+            if self._has_deepspeed:
+                self.wrapped.save_checkpoint(str(part), tag=checkpoint.DEEPSPEED)
+            if main:
+                self._write(part)
+            accelerator.wait_for_everyone()
+        if main:
+            best = self.best_step if self.best_step in checkpoint.steps(self.run) else self.step
+            checkpoint.point_to_best(self.run, best)
+            checkpoint.prune(self.run, self.config.keep_checkpoints, best)
+        accelerator.wait_for_everyone()
+
+    def _write(self, folder: Path) -> None:
+        hf.save_pretrained(self.model, self.model.config, folder)
+        self.data.tokenizer.save(folder)
+        if not self._has_deepspeed:
+            checkpoint.write_optimizer(folder, self.optimizer)
+        chat_keys = ("max_source_tokens", "max_new_tokens", "history_turns")
+        checkpoint.write_chat_settings(folder, {k: asdict(self.config)[k] for k in chat_keys})
+        checkpoint.write_state(
+            folder,
+            State(
+                step=self.step,
+                samples=self.plan.order.samples_before(self.step),
+                best_step=self.best_step,
+                best_loss=self.best_loss,
+                data=self.data.sha256,
+                tokenizer=self.data.tokenizer.fingerprint,
+                num_processes=self.accelerator.num_processes,
+                run_seconds=self._run_seconds(),
+            ),
+        )
+
+    def load(self, folder: Path) -> None:
+        """Puts the run back to where a checkpoint was written; the weights are loaded already.
+
+        Raises:
+            CheckpointError: the checkpoint belongs to other data or another tokenizer.
+        """
+        state = checkpoint.read_state(folder)
+        for what, saved, here in (
+            ("training data", state.data, self.data.sha256),
+            ("tokenizer", state.tokenizer, self.data.tokenizer.fingerprint),
+        ):
+            if saved != here:
+                raise CheckpointError(
+                    f"{folder} was trained with another {what} (sha256 {saved[:12]}, here "
+                    f"{here[:12]}): bring it back, or start a run with finetune=True init_from="
+                )
+        if self._has_deepspeed:
+            self._load_deepspeed(folder, state)
+        else:
+            checkpoint.read_optimizer(folder, self.optimizer)
+        self.step = state.step
+        self.best_step, self.best_loss = state.best_step, state.best_loss
+        self._seconds_before = state.run_seconds
+        if self.accelerator.is_main_process:
+            run_folder.rewind(self.run, self.step)
+        log.info(f"going on from {folder}")
+
+    def _load_deepspeed(self, folder: Path, state: State) -> None:
+        if not (folder / checkpoint.DEEPSPEED).is_dir():
+            raise CheckpointError(
+                f"{folder} was not saved under DeepSpeed: resume with the launch line it was "
+                "trained with, or take its weights with finetune=True init_from="
+            )
+        if state.num_processes != self.accelerator.num_processes:
+            raise CheckpointError(
+                f"{folder} was saved by {state.num_processes} DeepSpeed processes and cannot be "
+                f"split among {self.accelerator.num_processes}: launch as many as before"
+            )
+        self.wrapped.load_checkpoint(str(folder), tag=checkpoint.DEEPSPEED)
+
+    # ---- the end --------------------------------------------------------------------------
+
+    def _any_process_stops(self, signal: int | None) -> bool:
+        if self.accelerator.num_processes == 1:
+            return signal is not None
+        flag = torch.tensor(float(signal is not None), device=self.accelerator.device)
+        return self._sum(flag) > 0
+
+    def _stop(self, stop: StopRequest) -> None:
+        if self.step not in checkpoint.steps(self.run):
+            self.save()
+        self._draw()
+        log.info(f"stopped at step {self.step}; go on with resume=True out={self.run}")
+        stop.exit()
+
+    def _finish(self) -> None:
+        self._draw()
+        test = self.data.folder / "test.parquet"
+        if test.is_file() and self.config.eval_answers:
+            self._test(test)
+        minutes = self._run_seconds() / 60
+        log.info(f"finished {self.step} steps in {minutes:.1f} minutes: {self.run}")
+
+    def _test(self, path: Path) -> None:
+        examples = evaluate.read_examples(path, 0 if self._is_starter() else 1024)
+        if not examples:
+            return
+        scores = self._answer(examples)
+        record = {"step": self.step, "test_bleu4": scores.bleu4, "test_exact": scores.exact_share}
+        self._record(record)
+        log.info(f"test: {len(examples)} unseen questions, BLEU-4 {scores.bleu4:.1f}")
+        for source, (right, total) in scores.exact.items():
+            log.info(f"test: {source}: {right} of {total} right ({right / total:.1%})")
+        if scores.exact_share is not None:
+            log.info(f"test: closed questions answered exactly: {scores.exact_share:.1%}")
+
+    def _is_starter(self) -> bool:
+        return self.config.preset == "starter"
+
+    def _draw(self) -> None:
+        if self.accelerator.is_main_process:
+            plot.save_loss_curve(run_folder.metrics(self.run), self.run / "loss.png")
+
+    def close(self) -> None:
+        """Ends accelerate's process group."""
+        self.accelerator.end_training()
+
+
+class _Window:
+    """Sums between two log lines."""
+
+    def __init__(self) -> None:
+        self.loss_sum = torch.zeros(())
+        self.norm: Tensor | float = 0.0
+        self.target_tokens = self.tokens = self.steps = 0
+        self._started = time.monotonic()
+
+    def add(self, result: tuple[Tensor, Tensor | float], step: Step) -> None:
+        loss_sum, self.norm = result
+        self.loss_sum = loss_sum + self.loss_sum.to(loss_sum.device)
+        self.target_tokens += step.num_target_tokens
+        self.tokens += step.num_tokens
+        self.steps += 1
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+
+def _peak_gib(device: torch.device) -> float:
+    """Returns the peak memory of this process: of the GPU, or resident on a CPU, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

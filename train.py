@@ -1,0 +1,135 @@
+"""Door 1: argv in, a trained model out.
+
+    accelerate launch train.py train                 train from random weights
+    accelerate launch train.py finetune=True         go on training a model on other pairs
+    python train.py evaluate model=out/train-001     answer the held-out questions
+
+It parses and dispatches; the loop is in `chatlm.trainer`. `--help` and a typo need no torch.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chatlm import cli
+from chatlm.config import PRESETS, TrainConfig
+from chatlm.errors import ConfigError
+
+ALIASES = {
+    "finetrune": "finetune",
+    "is_finetune": "finetune",
+    "is_keep_training": "resume",
+}
+USAGE = """usage:
+  accelerate launch train.py train [key=value ...]      train from random weights
+  accelerate launch train.py finetune=True [key=value ...]  start from a checkpoint
+  python train.py evaluate [key=value ...]              answer held-out questions
+
+With no prepared data (data/train.parquet), training uses the starter corpus and a small model.
+"""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of `evaluate`."""
+
+    model: str = field(default="", metadata={"help": "checkpoint or run; default the newest run"})
+    data: str = field(default="", metadata={"help": "parquet of pairs; default the run's test set"})
+    pairs: int = field(default=1024, metadata={"help": "how many pairs; 0: all"})
+    show: int = field(default=10, metadata={"help": "answers to print"})
+    num_beams: int = field(default=1, metadata={"help": "1: greedy"})
+    device: str = field(default="auto", metadata={"help": "auto, cpu or cuda"})
+
+
+def resolve(argv: Sequence[str]) -> tuple[TrainConfig, Any, Path | None]:
+    """Returns the settings of a training, where its pairs are, and the weights it starts from.
+
+    A resumed run keeps the settings that it was started with; keys given now come on top.
+    """
+    from chatlm import run_folder
+    from chatlm.checkpoint_paths import resolve_model
+    from chatlm.dataset import prepare
+
+    given = cli.overrides(argv, TrainConfig, aliases=ALIASES)
+    asked = cli.build(TrainConfig, given)
+    before = run_folder.settings(run_folder.choose(asked)) if asked.resume else {}
+    asked = cli.build(TrainConfig, before, given)
+    source = prepare.locate(asked.data, finetune=asked.finetune)
+    preset = prepare.fitting_preset(source) if asked.preset == "auto" else asked.preset
+    layers: list[cli.Layer] = [PRESETS[preset], before, given, {"preset": preset}]
+    if asked.finetune and not before:
+        layers.insert(1, run_folder.FINETUNE_DEFAULTS)
+    config = cli.build(TrainConfig, *layers)
+    start = None
+    if config.finetune and not config.resume:
+        start = resolve_model(config.init_from or run_folder.newest("train"))
+    return config, source, start
+
+
+def train(argv: Sequence[str]) -> int:
+    """Trains, and says what to do next."""
+    config, source, start = resolve(argv)
+    from chatlm import log, trainer
+
+    if source.kind == "starter":
+        log.info(
+            f"no prepared pairs: using the starter corpus in {source.path} and the small "
+            f"`{config.preset}` model (your own: python -m utils.raw_data_process --help)"
+        )
+    if start:
+        log.info(f"starting from {start}")
+    run = trainer.train(config, source, start)
+    log.info(f"talk with it: python cli_demo.py chat model={run}")
+    return 0
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Answers held-out questions and prints the figures."""
+    config = cli.parse(argv, EvaluateConfig)
+    from chatlm import evaluation_report
+
+    print(
+        evaluation_report.make(
+            config.model or None,
+            config.data,
+            pairs=config.pairs,
+            show=config.show,
+            num_beams=config.num_beams,
+            device=config.device,
+        )
+    )
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "evaluate": evaluate}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command that argv names; `finetune=True` alone means `train finetune=True`.
+
+    Raises:
+        ConfigError: there is no such command.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE if argv else USAGE, file=sys.stdout if argv else sys.stderr)
+        print(cli.help_text(TrainConfig), file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    if argv[0] in COMMANDS:
+        rest = argv[1:]
+        if any(token in ("-h", "--help") for token in rest):
+            schema = EvaluateConfig if argv[0] == "evaluate" else TrainConfig
+            print(f"{USAGE}{cli.help_text(schema)}")
+            return 0
+        return COMMANDS[argv[0]](rest)
+    if "=" in argv[0] or argv[0].startswith("--"):
+        return train(argv)
+    close = difflib.get_close_matches(argv[0], COMMANDS, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'?" if close else f"expected {' or '.join(COMMANDS)}"
+    raise ConfigError(f"unknown command '{argv[0]}': {hint}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -6,6 +6,7 @@ and neither a control code. All text of others passes `sanitize`.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import closing
@@ -243,8 +244,16 @@ class Keyboard:
         )
 
     def read(self, prompt: str) -> str:
-        """Returns a line; see `Reader`."""
-        return self._session.prompt(prompt)
+        """Returns a line; see `Reader`.
+
+        While it reads, Ctrl-C is a key. Pressed a moment before that it is a signal, which would
+        end the event loop in the middle of its start; it is then ignored.
+        """
+        previous = signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            return self._session.prompt(prompt, handle_sigint=False)
+        finally:
+            signal.signal(signal.SIGINT, previous)
 
 
 def use_utf8(*streams: TextIO) -> None:
@@ -266,6 +275,9 @@ def talk(session: ChatSession, question: str = "") -> int:
         screen = Screen(sys.stdout, sys.stderr, is_plain=not sys.stdout.isatty())
         return answer_once(session, question, screen)
     if is_at_keyboard():
-        return converse(session, Keyboard(), Screen(sys.stdout, sys.stderr, is_plain=False))
+        code = converse(session, Keyboard(), Screen(sys.stdout, sys.stderr, is_plain=False))
+        # Who presses Ctrl-C once more while the process ends has got what he wants.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return code
     screen = Screen(sys.stdout, sys.stderr, is_plain=True)
     return answer_lines(session, sys.stdin.buffer, screen)

@@ -4,9 +4,11 @@ python scripted_chat.py [seconds a piece] [history turns] [question]
 """
 
 import itertools
+import os
 import sys
 import time
 from collections.abc import Generator
+from pathlib import Path
 
 from chatlm import cli, terminal
 from chatlm.chat import ChatSession, ChatSettings
@@ -18,6 +20,25 @@ ANSWERS = {
     "攻击": ["安", "\x1b[3", "1m全\x1b]0;标", "题\x07", "\u202e的\x9b2J", "。\x00\x7f"],
     "慢": ["字"] * 1000,
 }
+
+PROGRAM = [sys.executable, str(Path(__file__).resolve())]
+DEADLINE_SECONDS = 30  # of one wait; a chat that hangs must not hang the tests
+GREETING = """\
+ChatLM · scripted
+单轮模型：每个问题单独回答，历史只保存，不发给模型。
+/help 显示命令，Ctrl-C 停止回答，Ctrl-D 退出。
+"""
+
+
+def environment(state: Path, **changes: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    ours = {
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "XDG_STATE_HOME": str(state),
+        "TERM": "dumb",
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+    }
+    return inherited | ours | changes
 
 
 class ScriptedBackend:

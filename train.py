@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm import cli
-from chatlm.config import PRESETS, TrainConfig
+from chatlm.config import FINETUNE, PRESETS, TrainConfig
 from chatlm.errors import ConfigError
 
 ALIASES = {
@@ -61,7 +61,7 @@ def resolve(argv: Sequence[str]) -> tuple[TrainConfig, Any, Path | None]:
     preset = prepare.fitting_preset(source) if asked.preset == "auto" else asked.preset
     layers: list[cli.Layer] = [PRESETS[preset], before, given, {"preset": preset}]
     if asked.finetune and not before:
-        layers.insert(1, run_folder.FINETUNE_DEFAULTS)
+        layers.insert(1, FINETUNE[preset])
     config = cli.build(TrainConfig, *layers)
     start = None
     if config.finetune and not config.resume:
@@ -114,8 +114,7 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: there is no such command.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(USAGE if argv else USAGE, file=sys.stdout if argv else sys.stderr)
-        print(cli.help_text(TrainConfig), file=sys.stdout if argv else sys.stderr)
+        print(f"{USAGE}{cli.help_text(TrainConfig)}", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     if argv[0] in COMMANDS:
         rest = argv[1:]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from chatlm.corpus import conversation
+from chatlm.corpus.normalize import normalize
 from chatlm.errors import CheckpointError, ConfigError, DataError
 from chatlm.tokenizer import Tokenizer
 
@@ -138,6 +139,7 @@ class ChatSession:
         said = [message.content for message in self.messages]
         turns = list(zip(said[::2], said[1::2], strict=True))
         turns = turns[max(0, len(turns) - self.backend.history_turns) :]
+        question = normalize(question)  # as the questions of the training were
         while turns and not self.backend.fits(conversation.render(turns, question)):
             del turns[0]
         return conversation.render(turns, question)

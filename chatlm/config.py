@@ -1,8 +1,8 @@
 """The settings of a training run, and the presets that fill them in.
 
-In: nothing. Out: `TrainConfig` and `PRESETS`. Everything is decided here and frozen before the first
-step; the resolved settings are written into the run folder, and nothing reads argv after that.
-Imports no torch, so that `--help` and a typo answer at once.
+In: nothing. Out: `TrainConfig` and `PRESETS`. Everything is decided here and frozen before the
+first step; the resolved settings are written into the run folder, and nothing reads argv after
+that. Imports no torch, so that `--help` and a typo answer at once.
 """
 
 from collections.abc import Mapping
@@ -114,20 +114,20 @@ class TrainConfig:
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "starter": {
         "vocab_size": 4000,
-        "model.d_model": 192,
+        "model.d_model": 128,
         "model.d_kv": 32,
-        "model.d_ff": 512,
-        "model.num_heads": 6,
+        "model.d_ff": 384,
+        "model.num_heads": 4,
         "model.num_layers": 2,
         "model.num_decoder_layers": 2,
         "model.feed_forward_proj": "gated-gelu",
-        "epochs": 12.0,
-        "batch_size": 64,
+        "max_steps": 1600,
+        "batch_size": 128,
         "max_source_tokens": 64,
         "max_target_tokens": 96,
         "max_new_tokens": 96,
-        "eval_every_steps": 500,
-        "save_every_steps": 500,
+        "eval_every_steps": 400,
+        "save_every_steps": 400,
         "log_every_steps": 20,
     },
     "small": {
@@ -144,4 +144,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "microbatch_tokens": 8192,
     },
     "base": {},
+}
+
+# A fine-tuning takes smaller steps than a training from random weights, and fewer of them.
+FINETUNE: Mapping[str, Mapping[str, Any]] = {
+    "starter": {"learning_rate": 5e-3, "max_steps": 0, "epochs": 40.0, "batch_size": 32},
+    "small": {"learning_rate": 5e-3, "epochs": 2.0},
+    "base": {"learning_rate": 5e-3, "epochs": 2.0},
 }

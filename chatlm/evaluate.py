@@ -95,6 +95,16 @@ class Scores:
         of = sum(total for _, total in self.exact.values())
         return sum(right for right, _ in self.exact.values()) / of if of else None
 
+    def lines(self) -> list[str]:
+        """Returns what closed questions gave, by source and in all, for people."""
+        found = [
+            f"{source}: {right} of {total} exactly right ({right / total:.1%})"
+            for source, (right, total) in self.exact.items()
+        ]
+        if self.exact_share is not None:
+            found.append(f"closed questions exactly right: {self.exact_share:.1%}")
+        return found
+
 
 def answers(
     model: T5,

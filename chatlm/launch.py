@@ -121,6 +121,7 @@ def _check(accelerator: Accelerator, config: TrainConfig, use_deepspeed: bool) -
 def _configure_deepspeed(accelerator: Accelerator, config: TrainConfig) -> None:
     """Gives DeepSpeed our arithmetic, and refuses a yaml that brings its own."""
     plugin = accelerator.state.deepspeed_plugin
+    assert plugin is not None  # accelerate made it, the type of the run says so
     settings = plugin.deepspeed_config
     steps = settings.get("gradient_accumulation_steps", 1)
     if steps not in (1, "auto"):

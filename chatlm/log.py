@@ -11,10 +11,17 @@ import sys
 _LOGGER = logging.getLogger("chatlm")
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what `sys.stderr` is at that moment, so that redirection works at any time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def _configured() -> logging.Logger:
     """Returns the package's logger, with its one handler attached on first use."""
     if not _LOGGER.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _ToStderr()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         _LOGGER.addHandler(handler)
         _LOGGER.propagate = False

@@ -79,9 +79,9 @@ def tensor_scales(named: Mapping[str, Tensor], *, rms_scaled: bool) -> dict[str,
     """Returns what each tensor's rate is multiplied with: its root mean square, at least 1e-3."""
     if not rms_scaled:
         return dict.fromkeys(named, 1.0)
-    norms = torch._foreach_norm([tensor.detach() for tensor in named.values()])
-    sizes = torch.tensor([tensor.numel() for tensor in named.values()], dtype=torch.float64)
-    rms = torch.stack([norm.to(torch.float64) for norm in norms]).cpu() / sizes.sqrt()
+    squares = [torch.linalg.vector_norm(t, dtype=torch.float32) ** 2 for t in named.values()]
+    sizes = torch.tensor([tensor.numel() for tensor in named.values()])
+    rms = (torch.stack(squares).cpu() / sizes).sqrt()
     return dict(zip(named, rms.clamp_min(MIN_RMS).tolist(), strict=True))
 
 

@@ -5,9 +5,11 @@ Only the main process shows anything. It writes no file.
 """
 
 import sys
+import time
 from collections.abc import Mapping
 from types import TracebackType
 
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,8 +19,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import Tensor
 
 from chatlm import log
+from chatlm.dataset.batches import Step
 
 
 def figures(record: Mapping[str, float]) -> str:
@@ -87,3 +91,34 @@ class TrainingProgress:
             self._bar.console.print(text, markup=False, highlight=False)
         elif self._visible:
             log.info(text)
+
+
+class Window:
+    """Sums between two log lines: nats, tokens, seconds."""
+
+    def __init__(self) -> None:
+        self.loss_sum = torch.zeros(())
+        self.norm: Tensor | float = 0.0
+        self.target_tokens = self.tokens = self.steps = 0
+        self._started = time.monotonic()
+
+    def add(self, result: tuple[Tensor, Tensor | float], step: Step) -> None:
+        """Adds what one step gave: its summed loss here, and the norm of its gradient."""
+        loss_sum, self.norm = result
+        self.loss_sum = loss_sum + self.loss_sum.to(loss_sum.device)
+        self.target_tokens += step.num_target_tokens
+        self.tokens += step.num_tokens
+        self.steps += 1
+
+    def seconds(self) -> float:
+        """Returns the seconds since the window was opened."""
+        return time.monotonic() - self._started
+
+
+def peak_gib(device: torch.device) -> float:
+    """Returns the peak memory of this process: of the GPU, or resident on a CPU, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -18,8 +18,6 @@ from chatlm.errors import CheckpointError, ConfigError
 OUT_ROOT = Path("out")
 METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
-# A finetuning takes smaller steps than a training from random weights, and fewer of them.
-FINETUNE_DEFAULTS = {"learning_rate": 5e-3, "epochs": 3.0}
 
 
 def choose(config: TrainConfig) -> Path:

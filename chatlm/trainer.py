@@ -8,34 +8,33 @@ whole step, so the number of processes and the padding change nothing but speed.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor
 
-from chatlm import checkpoint, evaluate, log, optim, plot, run_folder
+from chatlm import checkpoint, log, optim, plot, run_folder
 from chatlm.checkpoint import State
 from chatlm.config import TrainConfig
-from chatlm.corpus.example import Example
 from chatlm.dataset import prepare
 from chatlm.dataset.batches import Loader, Step
-from chatlm.dataset.order import Order, permutation
+from chatlm.dataset.order import Order
 from chatlm.dataset.prepare import Prepared, Source
-from chatlm.errors import CheckpointError, ConfigError
-from chatlm.generate import GenerationConfig
+from chatlm.errors import ChatLMError, CheckpointError, ConfigError
 from chatlm.launch import make_accelerator
 from chatlm.model import hf
+from chatlm.model.config import ModelConfig
 from chatlm.model.t5 import T5
-from chatlm.progress import TrainingProgress
+from chatlm.progress import TrainingProgress, Window, peak_gib
 from chatlm.signals import StopRequest
 from chatlm.tokenizer import Tokenizer
+from chatlm.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -63,15 +62,11 @@ def train(config: TrainConfig, source: Source, init_from: Path | None) -> Path:
         ChatLMError: what the user can mend; nothing that was there before is lost.
     """
     accelerator = make_accelerator(config)
-    run = _agreed_run(accelerator, config)
-    start = checkpoint.newest_whole(run) if config.resume else init_from
+    run, start = _agreed_folders(accelerator, config, init_from)
     tokenizer = Tokenizer.load(start) if start else None
     with accelerator.main_process_first():
         data = prepare.prepare(config, source, tokenizer)
-    shape = hf.load_config(start) if start else config.model
-    config = replace(config, model=replace(shape, vocab_size=data.tokenizer.vocab_size))
-    if start and shape.vocab_size != config.model.vocab_size:
-        config = replace(config, model=shape)  # tables are often padded beyond the tokenizer
+    config = replace(config, model=_shape(config, start, data.tokenizer))
     trainer = Trainer(config, run, accelerator, data, _model(config, start, accelerator))
     if config.resume and start:
         trainer.load(start)
@@ -84,19 +79,35 @@ def train(config: TrainConfig, source: Source, init_from: Path | None) -> Path:
     return run
 
 
-def _agreed_run(accelerator: Accelerator, config: TrainConfig) -> Path:
-    """Returns the run folder that the main process chose."""
-    chosen: list[Any] = [None]
+def _agreed_folders(
+    accelerator: Accelerator, config: TrainConfig, init_from: Path | None
+) -> tuple[Path, Path | None]:
+    """Returns the run folder and the checkpoint to load; the main process decides for all."""
+    decided: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            chosen = [run_folder.choose(config)]
-        except (ConfigError, CheckpointError) as error:
-            chosen = [error]
+            run = run_folder.choose(config)
+            decided = [(run, checkpoint.newest_whole(run) if config.resume else init_from)]
+        except ChatLMError as error:
+            decided = [error]
     if accelerator.num_processes > 1:
-        torch.distributed.broadcast_object_list(chosen)
-    if isinstance(chosen[0], Exception):
-        raise chosen[0]
-    return chosen[0]
+        torch.distributed.broadcast_object_list(decided)
+    if isinstance(decided[0], ChatLMError):
+        raise decided[0]
+    return decided[0]
+
+
+def _shape(config: TrainConfig, start: Path | None, tokenizer: Tokenizer) -> ModelConfig:
+    """Returns the model's shape: the checkpoint's, or the settings' with the tokenizer's size."""
+    if start is None:
+        return replace(config.model, vocab_size=tokenizer.vocab_size)
+    shape = hf.load_config(start)
+    if shape.vocab_size < tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{start} has {shape.vocab_size} embeddings but its tokenizer has "
+            f"{tokenizer.vocab_size} entries: these files do not belong together"
+        )
+    return shape
 
 
 def _model(config: TrainConfig, start: Path | None, accelerator: Accelerator) -> T5:
@@ -140,7 +151,7 @@ class Trainer:
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self._named = named
         self._has_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
-        self._examples = self._validation_examples()
+        self._validation = Validation(config, accelerator, data, model)
 
     # ---- the loop -------------------------------------------------------------------------
 
@@ -153,14 +164,14 @@ class Trainer:
             TrainingProgress(self.plan.total_steps, self.step, visible=main) as progress,
         ):
             self._progress = progress
-            window = _Window()
+            window = Window()
             for step in self._loader().steps(self.step, self.plan.total_steps):
                 window.add(self._train_step(step), step)
                 self.step = step.index + 1
                 progress.advance(self.step)
                 if self.step % self.config.log_every_steps == 0 or self._is_last():
                     self._log(window)
-                    window = _Window()
+                    window = Window()
                 self._evaluate_and_save()
                 if self._any_process_stops(stop.signal):
                     self._stop(stop)
@@ -234,7 +245,7 @@ class Trainer:
             f"{self.accelerator.distributed_type.value}; run folder {self.run}"
         )
 
-    def _log(self, window: "_Window") -> None:
+    def _log(self, window: "Window") -> None:
         nats = self._sum(window.loss_sum)
         if not math.isfinite(nats):
             raise ConfigError(
@@ -249,7 +260,7 @@ class Trainer:
             "learning_rate": self._rate_of_last_step(),
             "grad_norm": float(window.norm),
             "tokens_per_second": window.tokens / window.seconds(),
-            "peak_gib": _peak_gib(self.accelerator.device),
+            "peak_gib": peak_gib(self.accelerator.device),
             "seconds": self._run_seconds(),
         }
         self._record(record)
@@ -274,13 +285,7 @@ class Trainer:
     def _run_seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
 
-    # ---- evaluation -----------------------------------------------------------------------
-
-    def _validation_examples(self) -> list[Example]:
-        path = self.data.folder / "valid.parquet"
-        if self.data.valid is None or not self.config.eval_answers:
-            return []
-        return evaluate.read_examples(path, self.config.eval_answers)
+    # ---- evaluation and checkpoints ---------------------------------------------------------
 
     def _evaluate_and_save(self) -> None:
         is_last = self._is_last()
@@ -290,46 +295,19 @@ class Trainer:
             self.save()
 
     def _evaluate(self) -> None:
-        store = self.data.valid
-        if store is None:
+        found = self._validation.figures()
+        if found is None:
             return
-        rows = permutation(len(store), seed=0, epoch=0)[: self.config.eval_pairs or None]
-        positions = 2 * self.config.microbatch_tokens  # no gradients: twice as much fits
-        result = evaluate.loss(self.model, store, np.sort(rows), positions, self.accelerator)
-        record: dict[str, Any] = {
-            "step": self.step,
-            "valid_loss": result.nats_per_token,
-            "valid_bits_per_char": result.bits_per_char,
-        }
-        text = f"valid loss {result.nats_per_token:.3f} nats/token, "
-        text += f"{result.bits_per_char:.3f} bits/char"
-        if self._examples:
-            scores = self._answer(self._examples)
-            record |= {"bleu4": scores.bleu4, "exact": scores.exact_share}
-            text += f", BLEU-4 {scores.bleu4:.1f}"
-            if scores.exact_share is not None:
-                text += f", closed questions right {scores.exact_share:.1%}"
-        self._record(record)
-        self._progress.note(f"step {self.step}: {text}")
-        if result.nats_per_token < self.best_loss:
-            self.best_step, self.best_loss = self.step, result.nats_per_token
+        self._record({"step": self.step, **found.record()})
+        self._save_samples(found.samples)
+        self._progress.note(f"step {self.step}: {found}")
+        if found.loss.nats_per_token < self.best_loss:
+            self.best_step, self.best_loss = self.step, found.loss.nats_per_token
 
-    def _answer(self, examples: list[Example]) -> evaluate.Scores:
-        given = evaluate.share_of_answers(
-            self.model,
-            self.data.tokenizer,
-            examples,
-            GenerationConfig(max_new_tokens=self.config.max_new_tokens),
-            self.accelerator,
-            self.config.max_source_tokens,
-        )
+    def _save_samples(self, samples: Sequence[Mapping[str, str]]) -> None:
         if self.accelerator.is_main_process:
-            for example, answer in list(zip(examples, given, strict=True))[:20]:
-                sample = {"step": self.step, **asdict(example), "answer": answer}
-                run_folder.append(self.run, "samples.jsonl", sample)
-        return evaluate.score(examples, given)
-
-    # ---- checkpoints ----------------------------------------------------------------------
+            for sample in samples:
+                run_folder.append(self.run, "samples.jsonl", {"step": self.step, **sample})
 
     def save(self) -> None:
         """Writes a checkpoint of the current step. Collective."""
@@ -426,27 +404,13 @@ class Trainer:
 
     def _finish(self) -> None:
         self._draw()
-        test = self.data.folder / "test.parquet"
-        if test.is_file() and self.config.eval_answers:
-            self._test(test)
+        lines, record = self._validation.test()
+        if record:
+            self._record({"step": self.step, **record})
+        for line in lines:
+            log.info(f"test: {line}")
         minutes = self._run_seconds() / 60
         log.info(f"finished {self.step} steps in {minutes:.1f} minutes: {self.run}")
-
-    def _test(self, path: Path) -> None:
-        examples = evaluate.read_examples(path, 0 if self._is_starter() else 1024)
-        if not examples:
-            return
-        scores = self._answer(examples)
-        record = {"step": self.step, "test_bleu4": scores.bleu4, "test_exact": scores.exact_share}
-        self._record(record)
-        log.info(f"test: {len(examples)} unseen questions, BLEU-4 {scores.bleu4:.1f}")
-        for source, (right, total) in scores.exact.items():
-            log.info(f"test: {source}: {right} of {total} right ({right / total:.1%})")
-        if scores.exact_share is not None:
-            log.info(f"test: closed questions answered exactly: {scores.exact_share:.1%}")
-
-    def _is_starter(self) -> bool:
-        return self.config.preset == "starter"
 
     def _draw(self) -> None:
         if self.accelerator.is_main_process:
@@ -455,32 +419,3 @@ class Trainer:
     def close(self) -> None:
         """Ends accelerate's process group."""
         self.accelerator.end_training()
-
-
-class _Window:
-    """Sums between two log lines."""
-
-    def __init__(self) -> None:
-        self.loss_sum = torch.zeros(())
-        self.norm: Tensor | float = 0.0
-        self.target_tokens = self.tokens = self.steps = 0
-        self._started = time.monotonic()
-
-    def add(self, result: tuple[Tensor, Tensor | float], step: Step) -> None:
-        loss_sum, self.norm = result
-        self.loss_sum = loss_sum + self.loss_sum.to(loss_sum.device)
-        self.target_tokens += step.num_target_tokens
-        self.tokens += step.num_tokens
-        self.steps += 1
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._started
-
-
-def _peak_gib(device: torch.device) -> float:
-    """Returns the peak memory of this process: of the GPU, or resident on a CPU, in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

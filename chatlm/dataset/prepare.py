@@ -101,7 +101,7 @@ def prepare(config: TrainConfig, source: Source, tokenizer: Tokenizer | None) ->
         DataError: the pairs cannot be read, or there are none.
         CheckpointError: the tokenizer is missing or damaged.
     """
-    folder = _parts_folder(source)
+    folder = parts_folder(source)
     train_path = folder / "train.parquet"
     digest = sha256(train_path)
     tokenizer = tokenizer or _tokenizer(config, source, folder, digest)
@@ -131,7 +131,7 @@ def sha256(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _parts_folder(source: Source) -> Path:
+def parts_folder(source: Source) -> Path:
     """Returns the folder with train.parquet, made from the starter tables or a file if need be."""
     if source.kind == "folder":
         return source.path

@@ -11,32 +11,20 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import ujson
 
 from chatlm.errors import DataError
+from chatlm.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 PAD_ID = 0
 _BATCH_ROWS = 4096
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
-
-
-class Encoder(Protocol):
-    """What the store needs of a tokenizer."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def eos_id(self) -> int: ...
-    @property
-    def fingerprint(self) -> str: ...
-    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
-    def decode(self, ids: list[int]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -83,14 +71,14 @@ class TokenStore:
         return len(self.sources)
 
 
-def fingerprint(data_sha256: str, tokenizer: Encoder, limits: Limits) -> str:
+def fingerprint(data_sha256: str, tokenizer: Tokenizer, limits: Limits) -> str:
     """Returns the hex name that stores with the same contents share."""
     parts = (FORMAT_VERSION, data_sha256, tokenizer.fingerprint, limits)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def write(
-    pairs: Iterable[tuple[str, str]], tokenizer: Encoder, limits: Limits, folder: Path, name: str
+    pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, limits: Limits, folder: Path, name: str
 ) -> None:
     """Writes a store into `folder`; rows with an empty side are left out and counted.
 
@@ -123,7 +111,7 @@ def write(
 
 
 def _write_rows(
-    pairs: Iterable[tuple[str, str]], tokenizer: Encoder, limits: Limits, part: Path
+    pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, limits: Limits, part: Path
 ) -> dict[str, Any]:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     source_lengths: list[npt.NDArray[np.int64]] = []

@@ -1,0 +1,108 @@
+"""How a run is judged while it goes on and when it ends.
+
+In: the model in training, the validation pairs, the test questions. Out: figures, sample answers
+and lines for people. Every method is collective: all processes call it and get the same figures.
+It writes nothing and decides nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from chatlm import evaluate
+from chatlm.config import TrainConfig
+from chatlm.corpus.example import Example
+from chatlm.dataset.order import permutation
+from chatlm.dataset.prepare import Prepared
+from chatlm.evaluate import Loss, Scores
+from chatlm.generate import GenerationConfig
+from chatlm.model.t5 import T5
+
+TEST_PAIRS = 1024
+SAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Loss on validation pairs; scores and sample answers where answers were asked for."""
+
+    loss: Loss
+    scores: Scores | None
+    samples: Sequence[dict[str, str]]
+
+    def record(self) -> dict[str, Any]:
+        """Returns the figures by name, as metrics.jsonl keeps them."""
+        found: dict[str, Any] = {
+            "valid_loss": self.loss.nats_per_token,
+            "valid_bits_per_char": self.loss.bits_per_char,
+        }
+        if self.scores:
+            found |= {"bleu4": self.scores.bleu4, "exact": self.scores.exact_share}
+        return found
+
+    def __str__(self) -> str:
+        text = f"valid loss {self.loss.nats_per_token:.3f} nats/token, "
+        text += f"{self.loss.bits_per_char:.3f} bits/char"
+        if self.scores:
+            text += f", BLEU-4 {self.scores.bleu4:.1f}"
+            if self.scores.exact_share is not None:
+                text += f", closed questions right {self.scores.exact_share:.1%}"
+        return text
+
+
+class Validation:
+    """Judges one run."""
+
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, data: Prepared, model: T5
+    ) -> None:
+        self._config, self._accelerator, self._data, self._model = config, accelerator, data, model
+        self._examples: list[Example] = []
+        if data.valid is not None and config.eval_answers:
+            path = data.folder / "valid.parquet"
+            self._examples = evaluate.read_examples(path, config.eval_answers)
+
+    def figures(self) -> Figures | None:
+        """Returns loss and answers on the validation pairs; None where there are none."""
+        store = self._data.valid
+        if store is None:
+            return None
+        rows = permutation(len(store), seed=0, epoch=0)[: self._config.eval_pairs or None]
+        positions = 2 * self._config.microbatch_tokens  # no gradients: twice as much fits
+        loss = evaluate.loss(self._model, store, np.sort(rows), positions, self._accelerator)
+        if not self._examples:
+            return Figures(loss, None, [])
+        given = self._answers(self._examples)
+        samples = [
+            {**asdict(example), "answer": answer}
+            for example, answer in zip(self._examples, given, strict=True)
+        ]
+        return Figures(loss, evaluate.score(self._examples, given), samples[:SAMPLES])
+
+    def test(self) -> tuple[list[str], dict[str, Any]]:
+        """Returns lines and figures for the test questions; nothing where there are none."""
+        path: Path = self._data.folder / "test.parquet"
+        if not path.is_file() or not self._config.eval_answers:
+            return [], {}
+        # The starter corpus is judged whole: that is what its test part is for.
+        limit = 0 if self._config.preset == "starter" else TEST_PAIRS
+        examples = evaluate.read_examples(path, limit)
+        if not examples:
+            return [], {}
+        scores = evaluate.score(examples, self._answers(examples))
+        lines = [f"{len(examples)} unseen questions, BLEU-4 {scores.bleu4:.1f}", *scores.lines()]
+        return lines, {"test_bleu4": scores.bleu4, "test_exact": scores.exact_share}
+
+    def _answers(self, examples: list[Example]) -> list[str]:
+        return evaluate.share_of_answers(
+            self._model,
+            self._data.tokenizer,
+            examples,
+            GenerationConfig(max_new_tokens=self._config.max_new_tokens),
+            self._accelerator,
+            self._config.max_source_tokens,
+        )

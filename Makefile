@@ -1,0 +1,17 @@
+# `make check` is what a change has to pass; it changes no file.
+PYTHON ?= python
+
+.PHONY: check test format
+
+check:
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m pyright --pythonpath "$$(command -v $(PYTHON))"
+	$(PYTHON) -m pytest -n 2
+
+test:
+	$(PYTHON) -m pytest -n 2
+
+format:
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .

@@ -10,7 +10,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 set -x
 
-accelerate launch ./train.py train data=data/starter out="$out/train" device=cpu max_steps=60 save_every_steps=30 eval_answers=16
+accelerate launch ./train.py train data=data/starter out="$out/train" device=cpu max_steps=60 save_every_steps=30 eval_answers=0
 accelerate launch ./train.py train resume=True data=data/starter out="$out/train" max_steps=80
 accelerate launch ./train.py finetune=True data=data/starter/finetune out="$out/finetune" init_from="$out/train" device=cpu max_steps=10
 python ./train.py evaluate model="$out/finetune" device=cpu show=2

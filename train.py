@@ -4,7 +4,7 @@
     accelerate launch train.py finetune=True         go on training a model on other pairs
     python train.py evaluate model=out/train-001     answer the held-out questions
 
-It parses and dispatches; the loop is in `chatlm.trainer`. `--help` and a typo need no torch.
+It parses and dispatches; `chatlm.training` does the work. `--help` and a typo need no torch.
 """
 
 import difflib
@@ -72,7 +72,7 @@ def resolve(argv: Sequence[str]) -> tuple[TrainConfig, Any, Path | None]:
 def train(argv: Sequence[str]) -> int:
     """Trains, and says what to do next."""
     config, source, start = resolve(argv)
-    from chatlm import log, trainer
+    from chatlm import log, training
 
     if source.kind == "starter":
         log.info(
@@ -81,7 +81,7 @@ def train(argv: Sequence[str]) -> int:
         )
     if start:
         log.info(f"starting from {start}")
-    run = trainer.train(config, source, start)
+    run = training.train(config, source, start)
     log.info(f"talk with it: python cli_demo.py chat model={run}")
     return 0
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chatlm import log
-from chatlm.checkpoint_paths import BEST, MANIFEST
+from chatlm.checkpoint_paths import BEST, MANIFEST, step_name, whole_steps
 from chatlm.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -46,11 +46,6 @@ class State:
     run_seconds: float
 
 
-def name(step: int) -> str:
-    """Returns the folder name of a step."""
-    return f"step_{step:06d}"
-
-
 @contextmanager
 def writing(run: Path, step: int, *, main_process: bool) -> Iterator[Path]:
     """Gives a temporary folder; when the block ends it becomes the checkpoint of `step`.
@@ -61,19 +56,19 @@ def writing(run: Path, step: int, *, main_process: bool) -> Iterator[Path]:
     Raises:
         CheckpointError: the folder cannot be written; older checkpoints stay as they are.
     """
-    part = run / f".tmp-{name(step)}"
+    part = run / f".tmp-{step_name(step)}"
     try:
         if main_process:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
         yield part
         if main_process:
-            _finish(part, run / name(step), step)
+            _finish(part, run / step_name(step), step)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(
-            f"cannot write checkpoint {run / name(step)}: {error}; older checkpoints are whole, "
-            "free some space and go on with resume=True"
+            f"cannot write checkpoint {run / step_name(step)}: {error}; older checkpoints are "
+            "whole, free some space and go on with resume=True"
         ) from error
 
 
@@ -112,12 +107,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def steps(run: Path) -> list[int]:
-    """Returns the steps of a run's checkpoints that have a manifest, oldest first."""
-    folders = run.glob("step_*/" + MANIFEST)
-    return sorted(int(path.parent.name.removeprefix("step_")) for path in folders)
-
-
 def problem(folder: Path) -> str | None:
     """Returns what is wrong with a checkpoint, or None when every file is as it was written."""
     try:
@@ -142,8 +131,8 @@ def newest_whole(run: Path) -> Path:
         CheckpointError: there is none.
     """
     problems = []
-    for step in reversed(steps(run)):
-        folder = run / name(step)
+    for step in reversed(whole_steps(run)):
+        folder = run / step_name(step)
         wrong = problem(folder)
         if wrong is None:
             return folder
@@ -160,17 +149,17 @@ def newest_whole(run: Path) -> Path:
 
 def prune(run: Path, keep: int, best_step: int) -> None:
     """Deletes all but the `keep` newest checkpoints and the best one."""
-    for step in steps(run)[:-keep]:
+    for step in whole_steps(run)[:-keep]:
         if step != best_step:
-            gone = run / f".old-{name(step)}"
-            (run / name(step)).rename(gone)
+            gone = run / f".old-{step_name(step)}"
+            (run / step_name(step)).rename(gone)
             shutil.rmtree(gone)
 
 
 def point_to_best(run: Path, step: int) -> None:
     """Names the best checkpoint in the file `best`, which chat reads."""
     part = run / f".tmp-{BEST}"
-    part.write_text(name(step) + "\n")
+    part.write_text(step_name(step) + "\n")
     part.replace(run / BEST)
 
 

@@ -15,6 +15,17 @@ BEST = "best"
 HOW_TO_MAKE = "train one with: python train.py train"
 
 
+def step_name(step: int) -> str:
+    """Returns the folder name of a step."""
+    return f"step_{step:06d}"
+
+
+def whole_steps(run: Path) -> list[int]:
+    """Returns the steps of a run's checkpoints that have a manifest, oldest first."""
+    names = [path.parent.name.removeprefix("step_") for path in run.glob(f"step_*/{MANIFEST}")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path:
     """Returns the checkpoint folder to open.
 
@@ -58,14 +69,8 @@ def _of_run(run: Path) -> Path | None:
         best = run / Path(pointer.read_text(encoding="utf-8", errors="replace").strip()).name
         if best.name and is_checkpoint(best):
             return best
-    whole = [
-        folder
-        for folder in run.glob("step_*")
-        if (folder / MANIFEST).is_file()
-        and is_checkpoint(folder)
-        and folder.name.removeprefix("step_").isdigit()
-    ]
-    return max(whole, key=lambda folder: int(folder.name.removeprefix("step_")), default=None)
+    whole = [run / step_name(step) for step in whole_steps(run)]
+    return next((folder for folder in reversed(whole) if is_checkpoint(folder)), None)
 
 
 def _runs(out_root: Path) -> list[Path]:

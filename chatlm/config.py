@@ -23,7 +23,7 @@ def _setting(default: Any, text: str) -> Any:
 class TrainConfig:
     """Everything that decides a run. Units stand at the end of a name."""
 
-    preset: str = _setting("auto", "starter (2.6M), small (12M), base (0.2B); auto fits the data")
+    preset: str = _setting("auto", "starter (1.3M), small (10M), base (0.2B); auto fits the data")
     data: str = _setting("", "folder with train.parquet, or one pairs file; default data/")
     tokenizer: str = _setting("", "tokenizer folder; default <data folder>/tokenizer")
     out: str = _setting("", "run folder; default the next out/train-001")
@@ -131,13 +131,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "log_every_steps": 20,
     },
     "small": {
-        "vocab_size": 8000,
+        "vocab_size": 12000,
         "model.d_model": 256,
         "model.d_kv": 64,
         "model.d_ff": 1024,
         "model.num_heads": 4,
-        "model.num_layers": 4,
-        "model.num_decoder_layers": 4,
+        "model.num_layers": 3,
+        "model.num_decoder_layers": 3,
         "model.feed_forward_proj": "gated-gelu",
         "epochs": 2.0,
         "batch_size": 64,

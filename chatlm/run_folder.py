@@ -11,7 +11,8 @@ from typing import Any
 
 import ujson
 
-from chatlm import checkpoint, cli
+from chatlm import cli
+from chatlm.checkpoint_paths import whole_steps
 from chatlm.config import TrainConfig
 from chatlm.errors import CheckpointError, ConfigError
 
@@ -30,14 +31,14 @@ def choose(config: TrainConfig) -> Path:
     kind = "finetune" if config.finetune else "train"
     if config.resume:
         folder = Path(config.out) if config.out else newest(kind)
-        if folder is None or not checkpoint.steps(folder):
+        if folder is None or not whole_steps(folder):
             where = f"in {folder}" if folder else f"of {kind} under {OUT_ROOT}/"
             raise CheckpointError(f"there is no checkpoint {where} to resume: leave out resume")
         return folder
     if not config.out:
         return _next(kind)
     folder = Path(config.out)
-    if (folder / METRICS).exists() or checkpoint.steps(folder):
+    if (folder / METRICS).exists() or whole_steps(folder):
         raise ConfigError(
             f"{folder} already holds a run: go on with resume=True, or name another out="
         )
@@ -46,7 +47,7 @@ def choose(config: TrainConfig) -> Path:
 
 def newest(kind: str) -> Path | None:
     """Returns the newest run of a kind ("train", "finetune") that has a checkpoint."""
-    runs = [path for path in OUT_ROOT.glob(f"{kind}-[0-9]*") if checkpoint.steps(path)]
+    runs = [path for path in OUT_ROOT.glob(f"{kind}-[0-9]*") if whole_steps(path)]
     return max(runs, key=_number, default=None)
 
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,16 @@ from torch import Tensor
 
 from chatlm import checkpoint, log, optim, plot, run_folder
 from chatlm.checkpoint import State
+from chatlm.checkpoint_paths import whole_steps
 from chatlm.config import TrainConfig
-from chatlm.dataset import prepare
 from chatlm.dataset.batches import Loader, Step
 from chatlm.dataset.order import Order
-from chatlm.dataset.prepare import Prepared, Source
-from chatlm.errors import ChatLMError, CheckpointError, ConfigError
-from chatlm.launch import make_accelerator
+from chatlm.dataset.prepare import Prepared
+from chatlm.errors import CheckpointError, ConfigError
 from chatlm.model import hf
-from chatlm.model.config import ModelConfig
 from chatlm.model.t5 import T5
 from chatlm.progress import TrainingProgress, Window, peak_gib
 from chatlm.signals import StopRequest
-from chatlm.tokenizer import Tokenizer
 from chatlm.validation import Validation
 
 
@@ -48,87 +45,6 @@ class Plan:
     def total_samples(self) -> int:
         """Pairs seen when the run ends."""
         return self.order.samples_before(self.total_steps)
-
-
-def train(config: TrainConfig, source: Source, init_from: Path | None) -> Path:
-    """Trains; returns the run folder.
-
-    Args:
-        config: resolved settings.
-        source: where the pairs are.
-        init_from: checkpoint folder whose weights and tokenizer the run starts from, or None.
-
-    Raises:
-        ChatLMError: what the user can mend; nothing that was there before is lost.
-    """
-    accelerator = make_accelerator(config)
-    run, start = _agreed_folders(accelerator, config, init_from)
-    tokenizer = Tokenizer.load(start) if start else None
-    with accelerator.main_process_first():
-        data = prepare.prepare(config, source, tokenizer)
-    config = replace(config, model=_shape(config, start, data.tokenizer))
-    trainer = Trainer(config, run, accelerator, data, _model(config, start, accelerator))
-    if config.resume and start:
-        trainer.load(start)
-    elif accelerator.is_main_process:
-        run_folder.create(run, config)
-    try:
-        trainer.fit()
-    finally:
-        trainer.close()
-    return run
-
-
-def _agreed_folders(
-    accelerator: Accelerator, config: TrainConfig, init_from: Path | None
-) -> tuple[Path, Path | None]:
-    """Returns the run folder and the checkpoint to load; the main process decides for all."""
-    decided: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            run = run_folder.choose(config)
-            decided = [(run, checkpoint.newest_whole(run) if config.resume else init_from)]
-        except ChatLMError as error:
-            decided = [error]
-    if accelerator.num_processes > 1:
-        torch.distributed.broadcast_object_list(decided)
-    if isinstance(decided[0], ChatLMError):
-        raise decided[0]
-    return decided[0]
-
-
-def _shape(config: TrainConfig, start: Path | None, tokenizer: Tokenizer) -> ModelConfig:
-    """Returns the model's shape: the checkpoint's, or the settings' with the tokenizer's size."""
-    if start is None:
-        return replace(config.model, vocab_size=tokenizer.vocab_size)
-    shape = hf.load_config(start)
-    if shape.vocab_size < tokenizer.vocab_size:
-        raise CheckpointError(
-            f"{start} has {shape.vocab_size} embeddings but its tokenizer has "
-            f"{tokenizer.vocab_size} entries: these files do not belong together"
-        )
-    return shape
-
-
-def _model(config: TrainConfig, start: Path | None, accelerator: Accelerator) -> T5:
-    """Returns the model on its device, frozen parts marked."""
-    if start:
-        model = hf.load_pretrained(start)
-    else:
-        torch.manual_seed(config.seed)
-        model = T5(config.model)
-    frozen = optim.freeze(model, config.frozen_parts())
-    total = sum(p.numel() for p in model.parameters())
-    log.info(f"model: {total / 1e6:.1f}M parameters, {config.model.vocab_size} tokens")
-    if frozen:
-        tied = "embedding" in config.frozen_parts()
-        head = ", the output head too (it is the embedding table)" if tied else ""
-        log.info(
-            f"freeze={','.join(config.frozen_parts())}: {frozen / 1e6:.1f}M of "
-            f"{total / 1e6:.1f}M parameters stay as they are{head}; freeze=none "
-            "moves all"
-        )
-    return model.to(accelerator.device)
 
 
 class Trainer:
@@ -321,7 +237,7 @@ class Trainer:
                 self._write(part)
             accelerator.wait_for_everyone()
         if main:
-            best = self.best_step if self.best_step in checkpoint.steps(self.run) else self.step
+            best = self.best_step if self.best_step in whole_steps(self.run) else self.step
             checkpoint.point_to_best(self.run, best)
             checkpoint.prune(self.run, self.config.keep_checkpoints, best)
         accelerator.wait_for_everyone()
@@ -396,7 +312,7 @@ class Trainer:
         return self._sum(flag) > 0
 
     def _stop(self, stop: StopRequest) -> None:
-        if self.step not in checkpoint.steps(self.run):
+        if self.step not in whole_steps(self.run):
             self.save()
         self._draw()
         log.info(f"stopped at step {self.step}; go on with resume=True out={self.run}")

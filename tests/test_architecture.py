@@ -14,7 +14,7 @@ LAYERS = [
     {"corpus", "tokenizer", "tokenizer_engines", "tokenizer_training", "model", "signals"},
     {"generate", "optim"},
     {"dataset", "evaluate", "checkpoint", "launch", "plot", "run_folder", "progress"},
-    {"trainer", "validation", "evaluation_report", "chat"},
+    {"trainer", "training", "validation", "evaluation_report", "chat"},
     {"terminal", "commands"},
 ]
 TORCH_FREE = [

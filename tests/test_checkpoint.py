@@ -3,6 +3,7 @@
 import pytest
 
 from chatlm import checkpoint
+from chatlm.checkpoint_paths import step_name, whole_steps
 from chatlm.errors import CheckpointError
 
 
@@ -11,12 +12,12 @@ def save(run, step, content="weights"):
         (part / "model.safetensors").write_text(content)
         (part / "deepspeed").mkdir()
         (part / "deepspeed" / "rank_0").write_text("moments")
-    return run / checkpoint.name(step)
+    return run / step_name(step)
 
 
 def test_what_was_written_is_whole(tmp_path):
     assert checkpoint.problem(save(tmp_path, 5)) is None
-    assert checkpoint.steps(tmp_path) == [5]
+    assert whole_steps(tmp_path) == [5]
     assert not list(tmp_path.glob(".*"))
 
 
@@ -38,7 +39,7 @@ def test_the_newest_whole_one_is_used_and_damaged_ones_are_set_aside(tmp_path, c
     (newer / "model.safetensors").write_text("w3ights")
     assert checkpoint.newest_whole(tmp_path) == older
     assert "model.safetensors is damaged" in capfd.readouterr().err
-    assert checkpoint.steps(tmp_path) == [5]
+    assert whole_steps(tmp_path) == [5]
     assert (tmp_path / ".corrupt-step_000010").is_dir()
 
 
@@ -80,4 +81,4 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for step in (1, 2, 3, 4, 5):
         save(tmp_path, step)
     checkpoint.prune(tmp_path, keep=2, best_step=1)
-    assert checkpoint.steps(tmp_path) == [1, 4, 5]
+    assert whole_steps(tmp_path) == [1, 4, 5]

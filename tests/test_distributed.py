@@ -22,10 +22,9 @@ TORCHRUN = [
     sys.executable,
     "-m",
     "torch.distributed.run",
+    "--standalone",
     "--nproc_per_node",
     "2",
-    "--master_port",
-    "0",
 ]
 DEEPSPEED = [
     *ACCELERATE,

@@ -8,6 +8,7 @@ It parses and dispatches; `chatlm.training` does the work. `--help` and a typo n
 """
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ def resolve(argv: Sequence[str]) -> tuple[TrainConfig, Any, Path | None]:
 def train(argv: Sequence[str]) -> int:
     """Trains, and says what to do next."""
     config, source, start = resolve(argv)
+    # Waiting threads give their core away: on a busy machine that is several times as fast.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from chatlm import log, training
 
     if source.kind == "starter":

@@ -121,13 +121,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "model.num_layers": 2,
         "model.num_decoder_layers": 2,
         "model.feed_forward_proj": "gated-gelu",
-        "max_steps": 1600,
+        "max_steps": 1800,
         "batch_size": 128,
         "max_source_tokens": 64,
         "max_target_tokens": 96,
         "max_new_tokens": 96,
-        "eval_every_steps": 400,
-        "save_every_steps": 400,
+        "eval_every_steps": 600,
+        "save_every_steps": 600,
         "log_every_steps": 20,
     },
     "small": {
@@ -148,7 +148,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 # A fine-tuning takes smaller steps than a training from random weights, and fewer of them.
 FINETUNE: Mapping[str, Mapping[str, Any]] = {
-    "starter": {"learning_rate": 5e-3, "max_steps": 0, "epochs": 40.0, "batch_size": 32},
+    "starter": {"learning_rate": 5e-3, "max_steps": 0, "epochs": 4.0, "batch_size": 32},
     "small": {"learning_rate": 5e-3, "epochs": 2.0},
     "base": {"learning_rate": 5e-3, "epochs": 2.0},
 }

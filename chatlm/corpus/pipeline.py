@@ -41,6 +41,9 @@ LENGTH_BOUNDS = (8, 16, 32, 64, 128, 256, 512)
 
 _STARTER_RECIPE = Recipe(min_prompt_chars=1, min_response_chars=1)
 _DROPPED = -1
+OPEN_REPEATS = 6
+"""Open questions of the starter corpus (greetings, advice) train this often an epoch: their answers
+are long and each has few phrasings, while a closed table teaches one pattern with all its rows."""
 
 
 def build(
@@ -105,6 +108,7 @@ def prepare_starter(starter_dir: Path, out_dir: Path) -> None:
     """
     by_part = {part: _clean_starter(starter_dir, part) for part in PARTS}
     _refuse_leaks(by_part)
+    by_part["train"] += _open_ones(by_part["train"]) * (OPEN_REPEATS - 1)
     counts = {part: len(examples) for part, examples in by_part.items()}
     with ExitStack() as stack:
         for part, examples in by_part.items():
@@ -241,6 +245,10 @@ def _clean_starter(folder: Path, part: str) -> list[Example]:
     if not cleaned:
         raise DataError(f"{folder}: the starter tables give no {part} rows")
     return cleaned
+
+
+def _open_ones(examples: Sequence[Example]) -> list[Example]:
+    return [one for one in examples if one.source.startswith(starter.SOURCE["open"])]
 
 
 def _refuse_leaks(by_part: dict[str, list[Example]]) -> None:

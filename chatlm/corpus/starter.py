@@ -21,7 +21,7 @@ _MIN_PHRASINGS = {
     "closed": {"train": 6, "valid": 1, "test": 1},
     "open": {"train": 5, "valid": 1, "test": 1},
 }
-_SOURCE = {"closed": "starter", "open": "starter_open"}
+SOURCE = {"closed": "starter", "open": "starter_open"}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _TABLE_KEYS = {
     "closed": {"name", "kind", "columns", "train", "valid", "test", "answer", "rows"},
@@ -74,7 +74,7 @@ def _tables(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 
 
 def _expand_table(table: Mapping[str, Any], topic: str, split: str, where: str) -> list[Example]:
-    source = f"{_SOURCE[table['kind']]}/{topic}"
+    source = f"{SOURCE[table['kind']]}/{topic}"
     pairs = (
         _closed(table, split, where) if table["kind"] == "closed" else _open(table, split, where)
     )

@@ -77,7 +77,7 @@ def train(argv: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from chatlm import log, training
 
-    if source.kind == "starter":
+    if source.kind == "starter" and not config.data:
         log.info(
             f"no prepared pairs: using the starter corpus in {source.path} and the small "
             f"`{config.preset}` model (your own: python -m utils.raw_data_process --help)"

@@ -23,7 +23,7 @@ def _setting(default: Any, text: str) -> Any:
 class TrainConfig:
     """Everything that decides a run. Units stand at the end of a name."""
 
-    preset: str = _setting("auto", "starter (1.3M), small (10M), base (0.2B); auto fits the data")
+    preset: str = _setting("auto", "starter (1.5M), small (10M), base (0.2B); auto fits the data")
     data: str = _setting("", "folder with train.parquet, or one pairs file; default data/")
     tokenizer: str = _setting("", "tokenizer folder; default <data folder>/tokenizer")
     out: str = _setting("", "run folder; default the next out/train-001")

@@ -91,7 +91,11 @@ def create(folder: Path, config: TrainConfig) -> None:
 def append(folder: Path, file: str, record: Mapping[str, Any]) -> None:
     """Appends one JSON line."""
     with (folder / file).open("a", encoding="utf-8") as stream:
-        stream.write(ujson.dumps(record, ensure_ascii=False, escape_forward_slashes=False) + "\n")
+        stream.write(_line(record))
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return ujson.dumps(record, ensure_ascii=False, escape_forward_slashes=False) + "\n"
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -109,7 +113,7 @@ def rewind(folder: Path, step: int) -> None:
     part = folder / f".tmp-{METRICS}"
     with part.open("w", encoding="utf-8") as stream:
         for record in kept:
-            stream.write(ujson.dumps(record, ensure_ascii=False, escape_forward_slashes=False) + "\n")
+            stream.write(_line(record))
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(folder / METRICS)

@@ -143,8 +143,8 @@ class Trainer:
     def _seed_dropout(self, step: int, microbatch: int) -> None:
         """Makes dropout a function of the place in the run, so that resuming needs no state."""
         if self.config.model.dropout_rate:
-            place = (step * 4096 + microbatch) * 1024 + self.accelerator.process_index
-            torch.manual_seed(self.config.seed * 2**40 + place)
+            place = (self.config.seed * 1_000_003 + step) * 4096 + microbatch
+            torch.manual_seed((place * 1024 + self.accelerator.process_index) % 2**63)
 
     def _is_last(self) -> bool:
         return self.step == self.plan.total_steps
@@ -153,12 +153,13 @@ class Trainer:
 
     def _announce(self) -> None:
         order, plan = self.plan.order, self.plan
+        precision = self.accelerator.mixed_precision.replace("no", "fp32")
+        engine = " with DeepSpeed" if self._has_deepspeed else ""
         log.info(
             f"{order.num_rows} pairs, {plan.total_steps} steps of {order.batch_size} pairs "
             f"({plan.total_samples / order.num_rows:.1f} epochs) on "
-            f"{self.accelerator.num_processes} x {self.accelerator.device.type}, "
-            f"{self.accelerator.mixed_precision.replace('no', 'fp32')}, "
-            f"{self.accelerator.distributed_type.value}; run folder {self.run}"
+            f"{self.accelerator.num_processes} x {self.accelerator.device.type} in "
+            f"{precision}{engine}; run folder {self.run}"
         )
 
     def _log(self, window: "Window") -> None:
@@ -279,6 +280,11 @@ class Trainer:
                     f"{folder} was trained with another {what} (sha256 {saved[:12]}, here "
                     f"{here[:12]}): bring it back, or start a run with finetune=True init_from="
                 )
+        if self.plan.order.samples_before(state.step) != state.samples:
+            raise CheckpointError(
+                f"{folder} had seen {state.samples} pairs at step {state.step}, which does not "
+                f"fit batch_size={self.config.batch_size}: resume with the batch_size of the run"
+            )
         if self._has_deepspeed:
             self._load_deepspeed(folder, state)
         else:

@@ -179,6 +179,58 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(run, tmp_path, changes, 
     assert not (tmp_path / "out" / "a").exists()
 
 
+def damage(kind, folder):
+    """Writes a broken file of pairs."""
+    path = folder / {"empty": "a.jsonl", "not parquet": "a.parquet"}.get(kind, "a.jsonl")
+    with store.PairWriter(folder / "whole.parquet") as writer:
+        writer.write(tiny_data.examples(50))
+    whole = (folder / "whole.parquet").read_bytes()
+    content = {
+        "empty": b"",
+        "not parquet": b"prompt,response",
+        "other columns": b'{"a": "1", "b": "2"}\n' * 9,
+        "not json": b"[prompt\n" * 9,
+        "wrong encoding": '{"prompt": "问", "response": "答"}\n'.encode("utf-16"),
+    }
+    if kind == "truncated":
+        path = folder / "cut.parquet"
+        content[kind] = whole[: len(whole) // 2]
+    path.write_bytes(content[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["empty", "not parquet", "other columns", "not json", "wrong encoding", "truncated"],
+)
+def test_a_broken_file_of_pairs_is_one_clear_line(run, data, tmp_path, kind):
+    path = damage(kind, tmp_path)
+    with pytest.raises(DataError) as caught:
+        run("a", data=path, tokenizer=data / "tokenizer")
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "a").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("what", ["missing", "foreign"])
+def test_a_checkpoint_with_a_missing_or_foreign_file_is_refused(run, tmp_path, file, what):
+    start = run("start") / "step_000008"
+    (start / file).unlink()
+    if what == "foreign":
+        (start / file).write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
+    with pytest.raises(CheckpointError) as caught:
+        run("b", finetune=True, init_from=start)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "b").exists()
+
+
+def test_another_batch_size_is_refused_on_resume(run):
+    run("a")
+    with pytest.raises(CheckpointError, match="resume with the batch_size of the run"):
+        run("a", resume=True, batch_size=8)
+
+
 def test_an_existing_run_is_not_overwritten(run):
     before = weights(run("a"), 8)
     with pytest.raises(ConfigError, match="already holds a run"):

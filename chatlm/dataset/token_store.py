@@ -103,7 +103,8 @@ def write(
                 "there is no pair to train on: every row has an empty prompt or response"
             )
         (part / "meta.json").write_text(ujson.dumps(meta | {"fingerprint": name}, indent=1))
-        part.rename(folder)
+        if not folder.is_dir():  # another run may have made the same store meanwhile
+            part.rename(folder)
     except OSError as error:
         raise DataError(f"cannot write the token store {folder}: {error}") from error
     finally:

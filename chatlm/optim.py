@@ -49,7 +49,6 @@ def freeze(model: nn.Module, parts: Iterable[str]) -> int:
     """
     for part in parts:
         model.get_submodule(part).requires_grad_(False)
-    # The tied table is a child of its own; freezing the encoder must not depend on the order.
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError(f"freeze={','.join(parts)} leaves no weight to train")

@@ -105,7 +105,7 @@ class Trainer:
     def _train_step(self, step: Step) -> tuple[Tensor, Tensor | float]:
         """Returns this process's summed loss in nats, and the gradient norm before clipping."""
         self.wrapped.train()
-        optim.set_rates(self.optimizer, self._rate(), self._scales())
+        optim.set_rates(self.optimizer, self._rate(step.index), self._scales())
         total = torch.zeros((), device=self.accelerator.device)
         last = len(step.microbatches) - 1
         # Gradients are averaged over processes; the step's loss is a mean over all its tokens.
@@ -127,8 +127,8 @@ class Trainer:
         self.optimizer.zero_grad()
         return total, norm if norm is not None else math.nan
 
-    def _rate(self) -> float:
-        done = self.plan.order.samples_before(self.step + 1) / self.plan.total_samples
+    def _rate(self, step: int) -> float:
+        done = self.plan.order.samples_before(step + 1) / self.plan.total_samples
         share = optim.rate_share(
             min(1.0, done),
             warmup=self.config.warmup_share,
@@ -174,7 +174,7 @@ class Trainer:
             "samples": self.plan.order.samples_before(self.step),
             "epoch": self.step / self.plan.order.steps_per_epoch,
             "loss": nats / window.target_tokens,
-            "learning_rate": self._rate_of_last_step(),
+            "learning_rate": self._rate(self.step - 1),
             "grad_norm": float(window.norm),
             "tokens_per_second": window.tokens / window.seconds(),
             "peak_gib": peak_gib(self.accelerator.device),
@@ -183,12 +183,6 @@ class Trainer:
         self._record(record)
         left = (self.plan.total_steps - self.step) * window.seconds() / window.steps
         self._progress.show(self.step, record, left)
-
-    def _rate_of_last_step(self) -> float:
-        self.step -= 1
-        rate = self._rate()
-        self.step += 1
-        return rate
 
     def _record(self, record: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:

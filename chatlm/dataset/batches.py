@@ -17,8 +17,7 @@ from torch import Tensor
 
 from chatlm.dataset.order import Order, Rows
 from chatlm.dataset.token_store import PAD_ID, Ragged, TokenStore
-
-IGNORE_INDEX = -100
+from chatlm.model.t5 import IGNORE_INDEX
 
 
 @dataclass(frozen=True)

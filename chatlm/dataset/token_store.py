@@ -154,7 +154,6 @@ def _write_rows(
         "cut_sources": cut_sources,
         "cut_targets": cut_targets,
         "tokenizer": tokenizer.fingerprint,
-        "bytes": {name: (part / name).stat().st_size for name in ("sources.bin", "targets.bin")},
     }
 
 

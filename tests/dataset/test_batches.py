@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.dataset.batches import IGNORE_INDEX, Loader, collate, cut
+from chatlm.dataset.batches import Loader, collate, cut
 from chatlm.dataset.order import Order
 from chatlm.dataset.token_store import Ragged, TokenStore
+from chatlm.model.t5 import IGNORE_INDEX
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 40)), min_size=1, max_size=60)
 

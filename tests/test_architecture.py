@@ -86,7 +86,7 @@ def test_the_tools_of_the_workbench_do_not_import_each_other(path):
 
 
 def test_text_rooms_never_import_torch():
-    for path in (ROOT / "chatlm" / "corpus").glob("*.py"):
+    for path in (ROOT / "chatlm" / "corpus").rglob("*.py"):
         assert not [name for name in imports(path) if name.split(".")[0] == "torch"], path
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import TypeAlias
 
-from chatlm.corpus import zhwiki as wiki
+from chatlm.corpus.wiki import variants as wiki
 from chatlm.corpus.conversation import render
 from chatlm.corpus.example import Example
 from chatlm.corpus.keys import prose_key, stable_hash

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from chatlm import log
 from chatlm.corpus import starter, store
-from chatlm.corpus.cleaning import Recipe, clean, clean_batch, clean_example
+from chatlm.corpus.cleaning import clean, clean_batch, clean_example
 from chatlm.corpus.counts import Counts
-from chatlm.corpus.dedup import DIGEST, keep_first
+from chatlm.corpus.duplicates.exact import DIGEST, keep_first
 from chatlm.corpus.example import PAIR_SCHEMA, Example
 from chatlm.corpus.keys import pair_digest, prose_key
+from chatlm.corpus.recipe import Recipe
 from chatlm.corpus.shuffle import Keyed, mix, write_sorted
 from chatlm.corpus.split import PARTS, SplitSizes, assign, group_hash
 from chatlm.errors import DataError

@@ -157,7 +157,7 @@ def parts_folder(source: Source) -> Path:
 def _code_version() -> str:
     """Returns a hash of the code that turns raw text into pairs, so that a mended rule is used."""
     package = Path(pipeline.__file__).parent
-    code = b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))
+    code = b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))
     return hashlib.sha256(code).hexdigest()
 
 

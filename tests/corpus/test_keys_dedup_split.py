@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.corpus.conversation import opening, render
-from chatlm.corpus.dedup import DIGEST, keep_first
+from chatlm.corpus.duplicates.exact import DIGEST, keep_first
 from chatlm.corpus.keys import pair_digest, prose_key, stable_hash
 from chatlm.corpus.split import SplitSizes, assign, group_hash
 

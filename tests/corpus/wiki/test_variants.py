@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatlm.corpus import zhwiki
+from chatlm.corpus.wiki import variants as zhwiki
 from chatlm.corpus.example import Example
 from chatlm.corpus.sources import SOURCES
 

@@ -1,0 +1,1 @@
+"""Chinese Wikipedia: dumps, wikitext, language variants."""

@@ -8,8 +8,10 @@ import codecs
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import sentencepiece
 import tokenizers
 
@@ -18,6 +20,9 @@ from chatlm.tokenizer_training import SCORE_UNIT, Kind, Piece
 # SentencePiece charges this much more than the worst piece for a character that it does not know.
 UNKNOWN_PENALTY = 10.0
 FLOAT32_MANTISSA = 2**24
+
+FlatIds: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
+"""The ids of several texts in one array, and how many of them each text has."""
 
 
 class StreamDecoder(Protocol):
@@ -51,6 +56,10 @@ class Engine(Protocol):
         """
         ...
 
+    def encode_flat(self, texts: list[bytes]) -> FlatIds:
+        """Returns the ids of texts in valid UTF-8, the same as `encode_batch`, without lists."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of the ids."""
         ...
@@ -78,6 +87,11 @@ class LibraryEngine:
         """Returns the ids of every text."""
         rows = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         return [row.ids for row in rows]
+
+    def encode_flat(self, texts: list[bytes]) -> FlatIds:
+        """Returns the ids of texts in UTF-8."""
+        rows = self.encode_batch([text.decode() for text in texts])
+        return flat([np.array(row, np.int32) for row in rows])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of the ids, special tokens skipped."""
@@ -121,6 +135,17 @@ class SentencePieceEngine:
                 rows[index] = self._encode_long(texts[index])
         return rows
 
+    def encode_flat(self, texts: list[bytes]) -> FlatIds:
+        """Returns the ids of texts in UTF-8; the time is spent outside Python's lock."""
+        rows = self._processor.encode(texts, return_type="numpy", num_threads=1)
+        ids, lengths = flat(rows)
+        too_long = np.flatnonzero(lengths > self._max_exact_tokens).tolist()
+        if not too_long:
+            return ids, lengths
+        for index in too_long:
+            rows[index] = np.array(self._encode_long(texts[index].decode()), np.int32)
+        return flat(rows)
+
     def _encode_long(self, text: str) -> list[int]:
         """Encodes by lines: no piece but the newline contains one, so lines are independent."""
         lines = text.split("\n")
@@ -146,6 +171,12 @@ class SentencePieceEngine:
     def stream(self) -> StreamDecoder:
         """Returns a new streaming decoder."""
         return _ByteStream(self._bytes_of)
+
+
+def flat(rows: list[npt.NDArray[np.int32]]) -> FlatIds:
+    """Returns the rows in one array, and their lengths."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return np.concatenate([np.zeros(0, np.int32), *rows]), lengths
 
 
 class _ByteStream:

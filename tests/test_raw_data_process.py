@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.corpus.pipeline import Recipe
+from chatlm.corpus.recipe import Recipe
 from chatlm.corpus.sources import SOURCES
 from chatlm.errors import ConfigError
 from utils import raw_data_process
@@ -49,17 +49,24 @@ def test_the_whole_way_from_raw_files_to_parts_and_statistics(tmp_path):
     assert "pairs" in log
     code, _, log = run("build", where["clean"], where["out"], "max_percent=20")
     assert code == 0, log
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "manifest.json",
-        "test.parquet",
-        "train.parquet",
-        "valid.parquet",
-    ]
+    found = {path.name for path in (tmp_path / "out").iterdir()} - {"work", ".lock"}
+    assert found == {"manifest.json", "test.parquet", "train.parquet", "valid.parquet"}
     code, table, log = run("stats", where["clean"])
     assert code == 0, log
     assert "4,100,000" in table
     assert "rejected_by_policy" in table
     assert "2,600,000" in table
+    code, text, log = run("verify", where["clean"], where["out"])
+    assert code == 0, log
+    assert "belle: 12 rows in = " in text
+    code, text, log = run("explain", "train:0", where["clean"], where["out"])
+    assert code == 0, log
+    assert "build: " in text.splitlines()[-1]
+    (tmp_path / "out" / "test.parquet").write_bytes(b"x")
+    code, text, log = run("verify", where["clean"], where["out"])
+    assert code == 2
+    assert "test.parquet: sha256 is" in text
+    assert "1 disagreements" in log
 
 
 @pytest.mark.parametrize(
@@ -70,9 +77,16 @@ def test_the_whole_way_from_raw_files_to_parts_and_statistics(tmp_path):
         (["clean", "raw={tmp}", "sources=bellle"], "sources: no bellle; there are"),
         (["clean", "raws={tmp}"], "raws"),
         (["build", "clean={tmp}/none"], "run clean first"),
+        (["build", "clean={tmp}", "engine=spark"], "there are local and ray"),
+        (["clean", "raw={tmp}", "recipe=old"], "recipe=old: there are policy and compat"),
+        (["explain"], "name a row: row=train:17"),
+        (["verify", "clean={tmp}", "out={tmp}"], "run clean and build first"),
         (["build", "clean={tmp}"], "no clean corpora"),
-        (["stats", "clean={tmp}", "sources=belle"], "no belle.parquet; run clean for these first"),
-        (["merge"], "expected a command (clean, build, stats), found 'merge'"),
+        (["stats", "clean={tmp}", "sources=belle"], "no belle; run clean for it first"),
+        (
+            ["merge"],
+            "expected a command (download, clean, build, stats, verify, explain), found 'merge'",
+        ),
         ([], "found nothing"),
     ],
 )
@@ -90,15 +104,15 @@ def test_one_damaged_corpus_does_not_cost_the_others(tmp_path):
     shutil.copytree(FIXTURES / "alpaca_en", raw / "alpaca_en")
     clean = tmp_path / "clean"
     assert run("clean", f"raw={raw}", f"clean={clean}")[0] == 0
-    before = (clean / "alpaca_zh.parquet").read_bytes()
+    before = {path: path.read_bytes() for path in (clean / "alpaca_zh").glob("[!.]*.*")}
     (raw / "alpaca_zh" / "alpaca_data_zh_51k.json").write_text('[{"instruction": "')
-    (clean / "alpaca_en.parquet").unlink()
+    shutil.rmtree(clean / "alpaca_en")
     code, _, err = run("clean", f"raw={raw}", f"clean={clean}")
     assert code == 2
     assert "1 of 2 sources failed" in err.splitlines()[-1]
     assert "not a complete JSON array" in err.splitlines()[-1]
-    assert (clean / "alpaca_zh.parquet").read_bytes() == before
-    assert (clean / "alpaca_en.parquet").is_file()
+    assert {path: path.read_bytes() for path in (clean / "alpaca_zh").glob("[!.]*.*")} == before
+    assert (clean / "alpaca_en" / "manifest.json").is_file()
 
 
 def test_the_policy_names_every_corpus_once_and_rejects_finance_with_a_reason():
@@ -110,7 +124,7 @@ def test_the_policy_names_every_corpus_once_and_rejects_finance_with_a_reason():
 def test_help_lists_every_command_and_setting(capsys):
     assert raw_data_process.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for word in ("clean", "build", "stats", "raw=data/raw", "max_percent=1"):
+    for word in (*raw_data_process.COMMANDS, "raw=data/raw", "max_percent=1"):
         assert word in text
 
 

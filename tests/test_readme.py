@@ -32,8 +32,11 @@ SCRIPTS = tuple(f"runs/{path.name}" for path in sorted((ROOT / "runs").glob("*.s
 OPERATORS = {"&&", "||", "|", ";", "&"}
 UTILS_SETTINGS = {
     ("raw_data_process", "clean"): "CleanSettings",
-    ("raw_data_process", "build"): "BuildSettings",
+    ("raw_data_process", "build"): "BuildCommandSettings",
     ("raw_data_process", "stats"): "StatsSettings",
+    ("raw_data_process", "download"): "DownloadSettings",
+    ("raw_data_process", "verify"): "VerifySettings",
+    ("raw_data_process", "explain"): "ExplainSettings",
     ("train_tokenizer", ""): "TrainTokenizerConfig",
 }
 

@@ -9,17 +9,22 @@ import re
 from collections.abc import Callable
 from typing import TypeAlias
 
-from chatlm.corpus.wiki import variants as wiki
 from chatlm.corpus.conversation import render
 from chatlm.corpus.example import Example
 from chatlm.corpus.keys import prose_key, stable_hash
 from chatlm.corpus.normalize import HAN, WIDE_MARKS, decode_html
 from chatlm.corpus.records import Fields
+from chatlm.corpus.wiki import variants as wiki
+from chatlm.corpus.wiki import wikitext
 
 Convert: TypeAlias = Callable[[Fields], "list[Example] | str"]
 
 PROMPT_NAMES = ("prompt", "instruction", "question", "query")
 RESPONSE_NAMES = ("response", "output", "answer", "target", "reply", "completion")
+MAX_TURNS = 200
+MAX_CONVERSATION_CHARS = 200_000
+"""Every answer is asked with all that was said before it, so that a conversation grows with the
+square of its length: one of these bounds becomes ten million characters."""
 _NOTHING = frozenset(("", "无", "None", "none", "null", "NaN", "nan"))
 
 _PARAGRAPH = re.compile(f"((?:[。！？…]|[!?~](?= +[{HAN}{WIDE_MARKS}“‘]))[”’」』）)]*) +")
@@ -27,7 +32,7 @@ _VOTES = re.compile(r"([\d.,]+)\s*(万|[kK])?")
 # What the writers of Alpaca put where there was nothing to put.
 _NO_INPUT = re.compile(r"\s*<?\s*(?:no ?input|none|无输入)\.?\s*>?\s*\Z", re.IGNORECASE)
 _NO_OUTPUT = re.compile(r"\s*<?\s*(?:no ?output\b|无输出)", re.IGNORECASE)
-_SCRIPT = re.compile(r"^\s*(?:Alice|Bob)\s*[:：]", re.MULTILINE)
+_SCRIPT = re.compile(r"^[^\S\n]*(?:Alice|Bob)\s*[:：]", re.MULTILINE)
 _SPEAKER = re.compile(r"(?:^|\n)(Human|Assistant)[:：]")
 
 WIKI_PROMPTS = (
@@ -41,6 +46,8 @@ WIKI_PROMPTS = (
     "你了解{}吗？请介绍一下。",
 )
 """A title can name a person, a place or an idea, so no phrasing asks "what is" or "who is"."""
+# The text of a WikiExtractor still has variants and entities, which become shorter.
+_WIKI_CHARS = 2 * wiki.ENOUGH_CHARS
 
 
 def webtext2019zh(fields: Fields) -> list[Example] | str:
@@ -106,15 +113,25 @@ def alpaca(source: str) -> Convert:
 
 
 def zhwiki(fields: Fields) -> list[Example] | str:
-    """A question about the title, answered by the beginning of the article."""
-    if not isinstance(fields.get("title"), str) or not isinstance(fields.get("text"), str):
+    """A question about the title, answered by the beginning of the article.
+
+    `wikitext` is the article as a dump has it, `text` as a WikiExtractor left it.
+    """
+    name = "wikitext" if "wikitext" in fields else "text"
+    if not isinstance(fields.get("title"), str) or not isinstance(fields.get(name), str):
         return "missing_field"
-    raw_title, raw_text = text_of(fields, "title"), text_of(fields, "text")
-    title, text = wiki.clean_text(raw_title, raw_text.removeprefix(f"{raw_title}\n"))
+    raw_title, raw_text = text_of(fields, "title"), text_of(fields, name)
+    if name == "wikitext":
+        raw_text = wikitext.lead(raw_text)
+    else:
+        raw_text = wiki.beginning(raw_text.removeprefix(f"{raw_title}\n").lstrip("\n"), _WIKI_CHARS)
+    title, text = wiki.clean_text(raw_title, raw_text)
     reason = wiki.no_article(title, text)
     if reason:
         # A text that lost everything to a formula was no empty article.
         return "lost_formula" if reason == "empty_article" and raw_text.strip() else reason
+    if wikitext.has_markup(text):
+        return "markup_left"
     phrasing = WIKI_PROMPTS[stable_hash(title) % len(WIKI_PROMPTS)]
     return [Example(phrasing.format(title), text, "zhwiki")]
 
@@ -204,6 +221,8 @@ def _conversation(turns: object) -> list[Example] | str:
     """Each answer of a human/assistant conversation, asked with all turns before it."""
     if not isinstance(turns, list) or not turns:
         return "malformed_conversation"
+    if len(turns) > MAX_TURNS:
+        return "conversation_too_long"
     texts = list[str]()
     for number, turn in enumerate(turns):
         speaker = ("human", "assistant")[number % 2]
@@ -212,6 +231,8 @@ def _conversation(turns: object) -> list[Example] | str:
         texts.append(text_of(turn, "value").strip())
     if len(texts) % 2 or not all(texts):
         return "malformed_conversation"
+    if sum(map(len, texts)) > MAX_CONVERSATION_CHARS:
+        return "conversation_too_long"
     past = list(zip(texts[::2], texts[1::2], strict=True))
     return [
         Example(render(past[:turn], asked), answer, "belle")

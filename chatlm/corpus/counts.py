@@ -4,7 +4,9 @@ In: single events. Out: `Counts`, which balance: rows in = rows kept + rows drop
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -44,3 +46,13 @@ class Counts:
             "dropped": dict(sorted(self.dropped.items())),
             "modified": dict(sorted(self.modified.items())),
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Counts":
+        """Returns the book that `as_dict` wrote."""
+        return cls(
+            content["rows_in"],
+            content["kept"],
+            Counter(content["dropped"]),
+            Counter(content["modified"]),
+        )

@@ -13,6 +13,11 @@ from chatlm.corpus.normalize import HAN
 
 Filter: TypeAlias = Callable[[Example], str | None]
 
+TRIGGERS: tuple[str, ...] = ("译", "ranslat", "TRANSLAT")
+"""A prompt without one of these strings is no `translation_task`."""
+TABLE_SIGNS = "|+\t"
+"""A text without one of these signs is no `table`."""
+
 _CLOSERS = "”’」』）)】》〉\"'"
 _SENTENCE_END = re.compile(
     f"(?:[。！？…]|[!?](?=[\\s{HAN}{_CLOSERS}]|\\Z)|(?<![0-9])\\.(?=[\\s{_CLOSERS}]|\\Z))[{_CLOSERS}]*"
@@ -39,10 +44,10 @@ _HAN = re.compile(f"[{HAN}]")
 _LETTER = re.compile(r"[^\W\d_]")
 
 _TRANSLATION = re.compile(
-    r"翻译(?:成|为|到|以下|下面|下列|这|一下|该|出|[:：])|译(?:成|为)(?:中|英|法|德|日|韩|俄|西|阿|繁)"
+    r"(?<!被)翻译(?:成|为|到|以下|下面|下列|这|一下|该|出(?!版)|[:：])|译(?:成|为)(?:中|英|法|德|日|韩|俄|西|阿|繁)"
     r"|[把将][^。！？\n]{0,80}翻译|请(?:您|你)?(?:帮我|帮忙)?翻译|(?:中译英|英译中|英译汉|汉译英)"
-    r"|\btranslat(?:e|ion of)\b[^.\n]{0,200}\b(?:to|into)\b|^\s*translate\b",
-    re.IGNORECASE,
+    r"|\b(?:[Tt]ranslat|TRANSLAT)(?i:e|ion of)\b[^.\n]{0,200}\b(?i:to|into)\b"
+    r"|^\s*(?:[Tt]ranslate|TRANSLATE)\b"
 )
 _TABLE_RULE = re.compile(r"^(?=[|+:\- \t]*---)[|+:\- \t]*[|+][|+:\- \t]*$", re.MULTILINE)
 _TABLE_ROW = re.compile(r"^[^|\n]*\|[^|\n]*\|.*$", re.MULTILINE)
@@ -100,7 +105,10 @@ def min_han_share(share: float) -> Filter:
 
 def translation_task(example: Example) -> str | None:
     """Drops requests to translate a text; questions about translating as a subject stay."""
-    return "translation_task" if _TRANSLATION.search(example.prompt) else None
+    prompt = example.prompt
+    if "译" in prompt or "ranslat" in prompt or "TRANSLAT" in prompt:
+        return "translation_task" if _TRANSLATION.search(prompt) else None
+    return None
 
 
 def table(example: Example) -> str | None:

@@ -53,6 +53,8 @@ _ASCII_RUN = re.compile(f"(?<=[\\w{WIDE_MARKS}’”)])([!?])\\1++(?=[\\s{HAN}{W
 _ASCII_DOTS = re.compile(f"(?<=[{HAN}{WIDE_MARKS}”])\\.{{4,}}")
 _ASCII_TILDES = re.compile(f"(?<=[{HAN}{WIDE_MARKS}”])~{{3,}}")
 
+_RUN = re.compile("([。！？，、；～…—!?.~])\\1")
+
 _TRAILING = re.compile("(?<![ \t])[ \t]+$", re.MULTILINE)
 _BLANK_LINES = re.compile("\n{3,}")
 
@@ -76,7 +78,9 @@ def compose(text: str) -> str:
 
 def wide_spaces(text: str) -> str:
     """Removes indentation by ideographic spaces; other special spaces become plain ones."""
-    return _WIDE_SPACE.sub(" ", _WIDE_INDENT.sub("", text))
+    if "\u3000" in text:
+        text = _WIDE_INDENT.sub("", text)
+    return _WIDE_SPACE.sub(" ", text)
 
 
 def spaced_marks(text: str) -> str:
@@ -92,6 +96,8 @@ def spaced_marks(text: str) -> str:
 
 def repeated_marks(text: str) -> str:
     """Collapses runs of the same mark; different marks in a row stay, as do pairs and operators."""
+    if not _RUN.search(text):
+        return text
     text = _FULL_STOPS.sub("……", text)
     text = _WIDE_RUN.sub("\\1", text)
     text = _ELLIPSES.sub("……", text)
@@ -103,7 +109,11 @@ def repeated_marks(text: str) -> str:
 
 def blank_space(text: str) -> str:
     """Removes spaces at line ends, more than one blank line in a row, and blanks at both ends."""
-    return _BLANK_LINES.sub("\n\n", _TRAILING.sub("", text)).strip(" \t\n")
+    if " \n" in text or "\t\n" in text:
+        text = _TRAILING.sub("", text)
+    if "\n\n\n" in text:
+        text = _BLANK_LINES.sub("\n\n", text)
+    return text.strip(" \t\n")
 
 
 Rule = Callable[[str], str]

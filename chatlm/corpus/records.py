@@ -26,12 +26,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One place of a raw file that gave no example; `excerpt` is at most 200 characters of it."""
+    """One place of a raw file that gave no example.
+
+    `excerpt` is at most 200 characters of it; `turn` counts the examples of one record from 0.
+    """
 
     path: str
     position: int
     reason: str
     excerpt: str = ""
+    turn: int = 0
 
 
 Read: TypeAlias = Iterator[Record | Rejected]

@@ -1,27 +1,27 @@
-"""Rows of many files into a few, in an order that depends on the rows alone.
+"""Rows of many shards into a few files, in an order that depends on the rows alone.
 
-In: batches, each row with the part it goes to and a sort key. Out: one parquet file a part. Memory
-holds one bucket, not the data: rows are first dealt into buckets by the upper bits of their key,
-then each bucket is sorted. The order is the same for every number of buckets.
+In: shards, and for each of their rows the part it goes to and a sort key. Out: one parquet file a
+part. Three steps, each a task function: `deal` puts the rows of one shard into buckets by the upper
+bits of their keys, `gather` sorts one bucket, `write_part` writes the buckets one after another.
+Memory holds one bucket. The order is the same for every number of buckets and shards.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from chatlm.corpus.example import PAIR_SCHEMA
-from chatlm.corpus.store import ROW_GROUP_ROWS, PairWriter
+from chatlm.corpus.shards import SHARD_SCHEMA, read_shard
+from chatlm.corpus.store import PairWriter, replacing
 
+BUCKET_ROWS = 200_000
 _KEYED = PAIR_SCHEMA.append(pa.field("key", pa.uint64()))
-BUCKET_ROWS = 500_000
-
-Keyed = tuple[pa.RecordBatch, NDArray[np.uint64]]
-"""A batch of `PAIR_SCHEMA` and the sort key (N,) of each of its rows."""
+_BATCH_ROWS = 8192
+_LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 def mix(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
@@ -35,47 +35,75 @@ def mix(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def write_sorted(
-    rows: Iterable[Keyed], writer: PairWriter, num_rows: int, bucket_rows: int = BUCKET_ROWS
-) -> None:
-    """Writes all rows to `writer` in the order of their keys.
+def bucket_bits(num_rows: int, bucket_rows: int = BUCKET_ROWS) -> int:
+    """Returns how many upper bits of the keys number the buckets of a part."""
+    return max(0, (num_rows // bucket_rows).bit_length())
+
+
+def deal(shard: str, parts: str, keys: str, bits: Sequence[int], out: str) -> dict[str, Any]:
+    """Writes the rows of one shard bucket by bucket.
 
     Args:
-        rows: Batches with keys; read once.
-        writer: An open writer; its folder takes the temporary buckets.
-        num_rows: About how many rows there are; with `bucket_rows`, how many a bucket should hold,
-            it sets the number of buckets.
-        bucket_rows: See above.
+        shard: Path of the shard.
+        parts: Path of its (N,) int8 .npy: the part of each row, negative where it was dropped.
+        keys: Path of its (N,) uint64 .npy: the sort key of each row.
+        bits: How many upper bits of the key number the buckets, for each part.
+        out: Path of the Arrow file to write, one batch a bucket that has rows.
+
+    Returns:
+        `batches`: [part, bucket] of each batch, in the order of the file; `rows_in`.
     """
-    bits = max(0, (num_rows // bucket_rows).bit_length())
-    with TemporaryDirectory(prefix=".shuffle-", dir=writer.path.parent) as folder:
-        paths = [Path(folder) / f"{bucket}.arrow" for bucket in range(1 << bits)]
-        _deal(rows, paths, bits)
-        for path in paths:
-            with pa.memory_map(str(path)) as file:
-                table = pa.ipc.open_stream(file).read_all()
-            order = np.argsort(table.column("key").to_numpy(), kind="stable")
-            for start in range(0, len(order), ROW_GROUP_ROWS):
-                chosen = table.take(order[start : start + ROW_GROUP_ROWS]).select(PAIR_SCHEMA.names)
-                for batch in chosen.cast(PAIR_SCHEMA).to_batches():
-                    writer.write_batch(batch)
+    part_of, key_of = np.load(parts), np.load(keys)
+    table = pa.Table.from_batches(read_shard(Path(shard)), SHARD_SCHEMA).select(PAIR_SCHEMA.names)
+    if not table.num_rows == len(part_of) == len(key_of):
+        raise RuntimeError(f"{shard}: {table.num_rows} rows, {len(part_of)} decisions")
+    shifts = np.array([64 - width for width in bits], np.uint64)[np.maximum(part_of, 0)]
+    # Shifting by 64 is undefined; one half of it twice is 0.
+    half = shifts // np.uint64(2)
+    bucket_of = (key_of >> half >> (shifts - half)).astype(np.int64)
+    kept = np.flatnonzero(part_of >= 0)
+    order = kept[np.lexsort((key_of[kept], bucket_of[kept], part_of[kept]))]
+    place = np.stack([part_of[order].astype(np.int64), bucket_of[order]], axis=1)
+    first = np.ones(len(order), np.bool_)
+    first[1:] = (place[1:] != place[:-1]).any(axis=1)
+    starts = np.flatnonzero(first)
+    with replacing(Path(out)) as file, pa.ipc.new_file(file, _KEYED, options=_LZ4) as writer:
+        for start, end in zip(starts, [*starts, len(order)][1:], strict=True):
+            chosen = order[start:end]
+            keyed = table.take(chosen).append_column("key", pa.array(key_of[chosen]))
+            writer.write_batch(keyed.combine_chunks().to_batches()[0].cast(_KEYED))
+    return {"batches": place[starts].tolist(), "rows_in": len(part_of)}
 
 
-def _deal(rows: Iterable[Keyed], paths: list[Path], bits: int) -> None:
-    """Writes each row to the bucket that the upper bits of its key name."""
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(pa.ipc.new_stream(str(path), _KEYED, options=options))
-            for path in paths
-        ]
-        for batch, keys in rows:
-            keyed = pa.RecordBatch.from_arrays([*batch.columns, pa.array(keys)], schema=_KEYED)
-            buckets = keys >> np.uint64(64 - bits) if bits else np.zeros_like(keys)
-            for bucket, members in _members(buckets):
-                writers[bucket].write_batch(keyed.take(members))
+def gather(fragments: Sequence[Sequence[Any]], out: str) -> dict[str, Any]:
+    """Writes one bucket in the order of its keys.
+
+    Args:
+        fragments: [path, index of the batch] of every piece of the bucket.
+        out: Path of the Arrow file to write.
+    """
+    table = pa.Table.from_batches([_batch(path, index) for path, index in fragments], _KEYED)
+    order = np.argsort(table.column("key").to_numpy(), kind="stable")
+    with replacing(Path(out)) as file, pa.ipc.new_file(file, PAIR_SCHEMA, options=_LZ4) as writer:
+        pairs = table.select(PAIR_SCHEMA.names)
+        for start in range(0, len(order), _BATCH_ROWS):
+            writer.write_table(pairs.take(order[start : start + _BATCH_ROWS]))
+    return {"rows_in": len(order)}
 
 
-def _members(buckets: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    for bucket in np.unique(buckets):
-        yield int(bucket), np.flatnonzero(buckets == bucket)
+def write_part(buckets: Sequence[str], out: str) -> dict[str, Any]:
+    """Writes the buckets of one part, in their order, as the parquet file of that part."""
+    with PairWriter(Path(out)) as writer:
+        for batch in _rows(buckets):
+            writer.write_batch(batch)
+    return {"rows_in": writer.num_rows}
+
+
+def _batch(path: str, index: int) -> pa.RecordBatch:
+    with pa.memory_map(path) as file:
+        return pa.ipc.open_file(file).get_batch(index)
+
+
+def _rows(buckets: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for path in buckets:
+        yield from read_shard(Path(path))

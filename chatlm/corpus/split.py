@@ -1,7 +1,8 @@
 """Which rows train, which validate, which test.
 
-In: one group hash a row, the same for all rows of one question. Out: a part for every row. A
-question is never in two parts. Pure arithmetic on the hashes: no draw, no order, no state.
+In: one group hash a row, the same for all rows with like questions (`duplicates.decide` gives it).
+Out: a part for every row. A question is never in two parts, nor is one in another part that is
+nearly the same. Pure arithmetic on the hashes: no draw, no order, no state.
 """
 
 from dataclasses import dataclass
@@ -9,9 +10,6 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-
-from chatlm.corpus.conversation import opening
-from chatlm.corpus.keys import prose_key, stable_hash
 
 PARTS = ("train", "valid", "test")
 
@@ -31,14 +29,6 @@ class SplitSizes:
         """Returns (valid, test) as numbers of rows for a corpus of `num_rows`."""
         share = int(Fraction(self.max_percent, 100) * num_rows)
         return min(self.valid_rows, share), min(self.test_rows, share)
-
-
-def group_hash(prompt: str, seed: int) -> int:
-    """Returns the hash that decides the part of a row.
-
-    All turns of a conversation belong to the group of its first question: later prompts repeat it.
-    """
-    return stable_hash(prose_key(opening(prompt)), seed)
 
 
 def assign(groups: NDArray[np.uint64], num_valid: int, num_test: int) -> NDArray[np.int8]:

@@ -5,8 +5,11 @@ under a temporary name in the same folder and renamed at the end: whoever reads 
 sees the old one or the new one, never half of it. Nothing is ever asked on the terminal.
 """
 
+import errno
+import fcntl
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +17,16 @@ from typing import IO
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chatlm.corpus.example import PAIR_SCHEMA, Example
-from chatlm.corpus.read_table import open_parquet, require_columns
-from chatlm.corpus.records import Rejected
+from chatlm.corpus.parquet_file import first_line, open_parquet
+from chatlm.corpus.read_table import require_columns
 from chatlm.errors import DataError
 
 ROW_GROUP_ROWS = 65_536
 _READ_ROWS = 8192
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 @contextmanager
@@ -45,10 +48,63 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); make room and run the same command "
+            "again, it goes on where it was"
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder` for this process alone; the kernel lets go of it when the process ends.
+
+    Raises:
+        DataError: Another process holds it, or the folder cannot be made.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise DataError(
+                f"{folder}: another run is at work here (process {file.read().strip() or '?'}); "
+                "wait for it or stop it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Removes what a run that was killed left under temporary names; hold the lock for it."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the hex digest of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class PairWriter:
@@ -134,7 +190,7 @@ def read_pairs(
         for batch in file.iter_batches(batch_size=batch_rows, columns=list(columns)):
             yield batch.select(columns).cast(wanted)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged ({str(error).splitlines()[0]}); make it again") from error
+        raise DataError(f"{path}: damaged ({first_line(error)}); make it again") from error
     finally:
         file.close()
 
@@ -146,24 +202,6 @@ def num_rows(path: Path) -> int:
         return file.metadata.num_rows
     finally:
         file.close()
-
-
-def lengths(path: Path, column: str) -> Iterator[list[int]]:
-    """Yields the lengths in characters of a text column, a batch at a time."""
-    for batch in read_pairs(path, [column], ROW_GROUP_ROWS):
-        yield pc.call_function("utf8_length", [batch.column(0)]).to_pylist()
-
-
-def write_rejects(file: IO[bytes], rejects: Iterable[Rejected]) -> None:
-    """Appends one JSON line for each reject."""
-    for reject in rejects:
-        line = {
-            "path": reject.path,
-            "position": reject.position,
-            "reason": reject.reason,
-            "text": reject.excerpt,
-        }
-        file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -188,7 +226,7 @@ def read_json(path: Path) -> dict[str, object]:
     return value
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

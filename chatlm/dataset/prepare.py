@@ -7,6 +7,7 @@ a second run finds it and changed input never meets stale ids. Cleaning is `chat
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any
 
 from chatlm import log
 from chatlm.config import TrainConfig
-from chatlm.corpus import pipeline, store
+from chatlm.corpus import store
+from chatlm.corpus.recipe import Recipe
 from chatlm.corpus.sources import SOURCES
+from chatlm.corpus.starter_parts import prepare_starter
+from chatlm.corpus.tasks import code_sha256
 from chatlm.dataset import token_store
 from chatlm.dataset.token_store import Limits, TokenStore
 from chatlm.errors import CheckpointError, DataError
@@ -106,13 +110,14 @@ def prepare(config: TrainConfig, source: Source, tokenizer: Tokenizer | None) ->
     digest = sha256(train_path)
     tokenizer = tokenizer or _tokenizer(config, source, folder, digest)
     limits = Limits(config.max_source_tokens, config.max_target_tokens)
-    train = _tokens(train_path, digest, tokenizer, limits)
+    num_threads = config.threads or os.cpu_count() or 1
+    train = _tokens(train_path, digest, tokenizer, limits, num_threads)
     if not len(train):
         raise DataError(f"{train_path} holds no pairs")
     valid_path = folder / "valid.parquet"
     valid = None
     if valid_path.is_file() and store.num_rows(valid_path):
-        valid = _tokens(valid_path, sha256(valid_path), tokenizer, limits)
+        valid = _tokens(valid_path, sha256(valid_path), tokenizer, limits, num_threads)
     else:
         log.warning(f"{folder} holds no validation pairs: no validation loss, no best checkpoint")
     return Prepared(folder, tokenizer, train, valid, digest)
@@ -137,28 +142,38 @@ def parts_folder(source: Source) -> Path:
         return source.path
     files = sorted(source.path.glob("*.yaml")) if source.kind == "starter" else [source.path]
     names = "".join(f"{file.name}{sha256(file)}" for file in files)
-    digest = hashlib.sha256(f"{names}{_code_version()}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{names}{code_sha256()}".encode()).hexdigest()[:16]
     folder = CACHE / f"{source.kind}-{digest}"
     if (folder / "manifest.json").is_file():
         return folder
     if source.kind == "starter":
-        pipeline.prepare_starter(source.path, folder)
+        prepare_starter(source.path, folder)
     else:
-        pairs = SOURCES["pairs"]
-        # The file is taken as it is: texts are normalised, and only unusable rows are left out.
-        every_row = pipeline.Recipe(
-            min_prompt_chars=1, max_prompt_chars=10**6, max_response_chars=10**6, drop=()
-        )
-        pipeline.clean(pairs, files, every_row, folder / "clean")
-        pipeline.build(folder / "clean", folder)
+        _prepare_file(source.path, folder)
     return folder
 
 
-def _code_version() -> str:
-    """Returns a hash of the code that turns raw text into pairs, so that a mended rule is used."""
-    package = Path(pipeline.__file__).parent
-    code = b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))
-    return hashlib.sha256(code).hexdigest()
+def _prepare_file(path: Path, folder: Path) -> None:
+    """Splits one file of pairs into parts.
+
+    The file is taken as it is: texts are normalised, and only unusable and equal rows are left out.
+    """
+    # These stages compile their loops, which takes long the first time.
+    from chatlm.corpus import build_stage, clean_stage
+    from chatlm.corpus.duplicates.settings import DuplicateSettings
+
+    every_row = Recipe(
+        min_prompt_chars=1,
+        max_prompt_chars=10**6,
+        max_response_chars=10**6,
+        drop=(),
+        quality=(),
+        boilerplate=False,
+        mask=False,
+    )
+    clean_stage.clean(SOURCES["pairs"], [path], every_row, folder / "clean")
+    settings = build_stage.BuildSettings(duplicates=DuplicateSettings(near=False))
+    build_stage.build(folder / "clean", ["pairs"], folder, settings)
 
 
 def _tokenizer(config: TrainConfig, source: Source, folder: Path, digest: str) -> Tokenizer:
@@ -187,13 +202,16 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
         yield from zip(batch["prompt"].to_pylist(), batch["response"].to_pylist(), strict=True)
 
 
-def _tokens(path: Path, digest: str, tokenizer: Tokenizer, limits: Limits) -> TokenStore:
+def _tokens(
+    path: Path, digest: str, tokenizer: Tokenizer, limits: Limits, num_threads: int
+) -> TokenStore:
     """Returns the token store of a parquet file, from the cache or made now."""
     name = token_store.fingerprint(digest, tokenizer, limits)
     folder = CACHE / f"tokens-{name}"
     if not folder.is_dir():
         log.info(f"tokenising {path}")
-        token_store.write(_pairs(path), tokenizer, limits, folder, name)
+        batches = store.read_pairs(path, ("prompt", "response"), token_store.BATCH_ROWS)
+        token_store.write_batches(batches, tokenizer, limits, folder, name, num_threads=num_threads)
         _report(path, token_store.open_store(folder).meta)
     return token_store.open_store(folder)
 

@@ -8,21 +8,28 @@ does not pad. A folder is written under a temporary name and renamed when it is 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import ujson
 
 from chatlm.errors import DataError
 from chatlm.tokenizer import Tokenizer
+from chatlm.tokenizer_training import require_utf8
 
 FORMAT_VERSION = 1
 PAD_ID = 0
-_BATCH_ROWS = 4096
+BATCH_ROWS = 4096
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -80,29 +87,53 @@ def fingerprint(data_sha256: str, tokenizer: Tokenizer, limits: Limits) -> str:
 def write(
     pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, limits: Limits, folder: Path, name: str
 ) -> None:
+    """Writes a store of pairs that are in memory; see `write_batches`.
+
+    Raises:
+        DataError: as `write_batches`, or a text holds a lone surrogate.
+    """
+    write_batches(_batches(pairs), tokenizer, limits, folder, name)
+
+
+def write_batches(
+    batches: Iterable[pa.RecordBatch],
+    tokenizer: Tokenizer,
+    limits: Limits,
+    folder: Path,
+    name: str,
+    *,
+    num_threads: int = 1,
+) -> None:
     """Writes a store into `folder`; rows with an empty side are left out and counted.
 
+    The files do not depend on `num_threads` nor on where the batches were cut. A few batches and,
+    at the end, 20 bytes for each pair are in memory.
+
     Args:
-        pairs: (prompt, response).
+        batches: text columns prompt and response; a few thousand rows each are best.
         tokenizer: makes the ids; ids are stored in 2 bytes when its vocabulary allows it.
         limits: a source is cut to fit with its EOS; a cut target gets no EOS, so that the model
             is never taught to stop in the middle of a sentence.
         folder: where the store will lie; must not exist.
         name: the fingerprint to write into it.
+        num_threads: encoders at work.
 
     Raises:
-        DataError: no usable pair, or the folder cannot be written.
+        DataError: no usable pair, text that is not UTF-8, or the folder cannot be written.
     """
     part = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        meta = _write_rows(pairs, tokenizer, limits, part)
+        meta = _write_rows(batches, tokenizer, limits, part, num_threads)
         if not meta["rows"]:
             raise DataError(
                 "there is no pair to train on: every row has an empty prompt or response"
             )
         (part / "meta.json").write_text(ujson.dumps(meta | {"fingerprint": name}, indent=1))
+        for path in part.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         if not folder.is_dir():  # another run may have made the same store meanwhile
             part.rename(folder)
     except OSError as error:
@@ -111,73 +142,155 @@ def write(
         shutil.rmtree(part, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """One batch as it goes to disk; `num_cut` counts its sources and targets that were cut."""
+
+    ids: tuple[Ids, Ids]
+    lengths: tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
+    target_chars: npt.NDArray[np.uint32]
+    num_empty: int
+    num_cut: tuple[int, int]
+
+
 def _write_rows(
-    pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, limits: Limits, part: Path
+    batches: Iterable[pa.RecordBatch],
+    tokenizer: Tokenizer,
+    limits: Limits,
+    part: Path,
+    num_threads: int,
 ) -> dict[str, Any]:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
-    source_lengths: list[npt.NDArray[np.int64]] = []
-    target_lengths: list[npt.NDArray[np.int64]] = []
+    lengths: tuple[list[npt.NDArray[np.uint32]], ...] = ([], [])
     chars: list[npt.NDArray[np.uint32]] = []
-    empty = cut_sources = cut_targets = 0
+    empty, cut = 0, [0, 0]
+    encode = partial(_encode, tokenizer=tokenizer, limits=limits, dtype=dtype)
     with (part / "sources.bin").open("wb") as sources, (part / "targets.bin").open("wb") as targets:
-        for batch in _batches(pairs):
-            kept = [(prompt, response) for prompt, response in batch if prompt and response]
-            empty += len(batch) - len(kept)
-            source_ids = tokenizer.encode_batch([prompt for prompt, _ in kept])
-            target_ids = tokenizer.encode_batch([response for _, response in kept])
-            cut_sources += sum(len(ids) >= limits.max_source_tokens for ids in source_ids)
-            source_ids = [ids[: limits.max_source_tokens - 1] for ids in source_ids]
-            for ids in source_ids:
-                ids.append(tokenizer.eos_id)
-            counts = np.array([len(response) for _, response in kept], np.uint32)
-            for row, ids in enumerate(target_ids):
-                if len(ids) < limits.max_target_tokens:
-                    ids.append(tokenizer.eos_id)
-                else:
-                    cut_targets += 1
-                    del ids[limits.max_target_tokens :]
-                    counts[row] = len(tokenizer.decode(ids))
-            chars.append(counts)
-            source_lengths.append(_append(source_ids, dtype, sources))
-            target_lengths.append(_append(target_ids, dtype, targets))
-        for file in (sources, targets):
-            file.flush()
-            os.fsync(file.fileno())
-    np.save(part / "source_offsets.npy", _offsets(source_lengths))
-    np.save(part / "target_offsets.npy", _offsets(target_lengths))
-    np.save(part / "target_chars.npy", np.concatenate(chars) if chars else np.zeros(0, np.uint32))
+        for encoded in _in_order(encode, batches, num_threads):
+            for side, file in enumerate((sources, targets)):
+                file.write(encoded.ids[side].data)
+                lengths[side].append(encoded.lengths[side])
+                cut[side] += encoded.num_cut[side]
+            chars.append(encoded.target_chars)
+            empty += encoded.num_empty
+    np.save(part / "source_offsets.npy", _offsets(lengths[0]))
+    np.save(part / "target_offsets.npy", _offsets(lengths[1]))
+    np.save(part / "target_chars.npy", np.concatenate([np.zeros(0, np.uint32), *chars]))
     return {
         "format": FORMAT_VERSION,
         "dtype": dtype.name,
-        "rows": sum(map(len, source_lengths)),
+        "rows": sum(map(len, chars)),
         "empty_rows": empty,
-        "cut_sources": cut_sources,
-        "cut_targets": cut_targets,
+        "cut_sources": cut[0],
+        "cut_targets": cut[1],
         "tokenizer": tokenizer.fingerprint,
     }
 
 
-def _batches(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    batch: list[tuple[str, str]] = []
-    for pair in pairs:
-        batch.append(pair)
-        if len(batch) == _BATCH_ROWS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _in_order(
+    encode: Callable[[pa.RecordBatch], _Encoded],
+    batches: Iterable[pa.RecordBatch],
+    num_threads: int,
+) -> Iterator[_Encoded]:
+    """Yields the encoded batches in their order, a few of them made ahead by threads.
+
+    Threads are enough: SentencePiece, Arrow and numpy release Python's lock for nearly all of it.
+    """
+    if num_threads == 1:
+        yield from map(encode, batches)
+        return
+    with ThreadPoolExecutor(num_threads) as pool:
+        waiting: deque[Future[_Encoded]] = deque()
+        for batch in batches:
+            waiting.append(pool.submit(encode, batch))
+            if len(waiting) > 2 * num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def _append(rows: list[list[int]], dtype: np.dtype[Any], file: Any) -> npt.NDArray[np.int64]:
-    lengths = np.array([len(row) for row in rows], np.int64)
-    flat = np.fromiter((token for row in rows for token in row), dtype, int(lengths.sum()))
-    file.write(flat.tobytes())
-    return lengths
+def _encode(
+    batch: pa.RecordBatch, tokenizer: Tokenizer, limits: Limits, dtype: np.dtype[Any]
+) -> _Encoded:
+    prompts, responses = batch.column("prompt"), batch.column("response")
+    kept = _not_empty(prompts) & _not_empty(responses)
+    if not kept.all():
+        prompts, responses = (column.filter(pa.array(kept)) for column in (prompts, responses))
+    source_ids, source_lengths = tokenizer.encode_flat(_utf8(prompts))
+    target_ids, target_lengths = tokenizer.encode_flat(_utf8(responses))
+    cut_targets = np.flatnonzero(target_lengths >= limits.max_target_tokens)
+    num_cut = (int((source_lengths >= limits.max_source_tokens).sum()), len(cut_targets))
+    most = limits.max_source_tokens - 1
+    sources = _finish(
+        source_ids, source_lengths, most, tokenizer.eos_id, dtype, np.zeros(0, np.intp)
+    )
+    most = limits.max_target_tokens
+    targets = _finish(target_ids, target_lengths, most, tokenizer.eos_id, dtype, cut_targets)
+    chars = pc.call_function("utf8_length", [responses]).to_numpy().astype(np.uint32)
+    if len(cut_targets):
+        ends = np.cumsum(targets[1], dtype=np.int64)
+        for row in cut_targets.tolist():
+            chars[row] = len(tokenizer.decode(targets[0][ends[row] - most : ends[row]].tolist()))
+    return _Encoded(
+        (sources[0], targets[0]),
+        (sources[1], targets[1]),
+        chars,
+        num_empty=len(kept) - int(kept.sum()),
+        num_cut=num_cut,
+    )
 
 
-def _offsets(lengths: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    flat = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
-    return np.concatenate([[0], np.cumsum(flat)]).astype(np.int64)
+def _finish(
+    ids: npt.NDArray[np.int32],
+    lengths: npt.NDArray[np.int64],
+    most: int,
+    eos_id: int,
+    dtype: np.dtype[Any],
+    without_eos: npt.NDArray[np.intp],
+) -> tuple[Ids, npt.NDArray[np.uint32]]:
+    """Returns the rows cut to `most` ids each, with an EOS after all but `without_eos`."""
+    if len(lengths) and int(lengths.max()) > most:
+        starts = np.cumsum(lengths) - lengths
+        ids = ids[np.arange(len(ids)) - np.repeat(starts, lengths) < most]
+        lengths = np.minimum(lengths, most)
+    has_eos = np.ones(len(lengths), bool)
+    has_eos[without_eos] = False
+    finished = lengths + has_eos
+    is_eos = np.zeros(int(finished.sum()), bool)
+    is_eos[np.cumsum(finished)[has_eos] - 1] = True
+    out = np.full(len(is_eos), eos_id, dtype)
+    out[~is_eos] = ids
+    return out, finished.astype(np.uint32)
+
+
+def _not_empty(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """Tells for every row whether it has a text of at least one byte."""
+    sizes = pc.call_function("binary_length", [column]).fill_null(0)
+    return sizes.to_numpy(zero_copy_only=False) > 0
+
+
+def _utf8(column: pa.Array) -> list[bytes]:
+    """Returns the texts of a column; SentencePiece would take bytes that are no text, too."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"a text is not UTF-8 ({error}): make the file of pairs again") from error
+    return column.cast(pa.binary()).to_pylist()
+
+
+def _batches(pairs: Iterable[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
+    rest = iter(pairs)
+    while batch := list(islice(rest, BATCH_ROWS)):
+        for pair in batch:
+            for text in pair:
+                require_utf8(text)
+        columns = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
+        yield pa.RecordBatch.from_arrays(columns, names=["prompt", "response"])
+
+
+def _offsets(lengths: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.int64]:
+    flat = np.concatenate([np.zeros(1, np.uint32), *lengths])
+    return np.cumsum(flat, dtype=np.int64)
 
 
 def open_store(folder: Path) -> TokenStore:

@@ -56,6 +56,8 @@ def test_requests_to_translate_are_dropped(prompt):
         "请介绍翻译家傅雷。",
         "机器翻译是怎么工作的？",
         "写一个关于译者的故事",
+        "这本书被翻译成二十种文字，作者是谁？",
+        "外文翻译出版公司在哪里？",
     ],
 )
 def test_questions_about_translating_stay(prompt):

@@ -1,5 +1,6 @@
-"""Keys, exact duplicates and the split: stable, order-independent, without overlap."""
+"""Keys and the split: stable, order-independent, without overlap."""
 
+import os
 import random
 
 import numpy as np
@@ -8,9 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.corpus.conversation import opening, render
-from chatlm.corpus.duplicates.exact import DIGEST, keep_first
-from chatlm.corpus.keys import pair_digest, prose_key, stable_hash
-from chatlm.corpus.split import SplitSizes, assign, group_hash
+from chatlm.corpus.keys import (
+    CODE_POINT,
+    DROPPED,
+    POINT,
+    SPREAD,
+    UNCERTAIN,
+    fold_tables,
+    folded,
+    pair_digest,
+    prose_key,
+    stable_hash,
+)
+from chatlm.corpus.split import SplitSizes, assign
 
 
 @pytest.mark.parametrize(
@@ -43,26 +54,41 @@ def test_hashes_are_the_same_for_ever():
     assert pair_digest("问题", "答案").hex() == "67876c474316c9a4c4614833d84639d9"
 
 
-def digests_of(keys: list[int]) -> np.ndarray:
-    data = b"".join(pair_digest(str(key), "") for key in keys)
-    return np.frombuffer(data, dtype=DIGEST)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("你好，World！", "你好world"),
+        ("（一）第１章：3.14％", "一第1章3.14%"),
+        ("12:30，1,000元…", "12:30,1,000元"),
+        ("a != b && c++", "a=b&&c++"),
+        ("空白____处", "空白处"),
+        ("①℃½𠮷É", "1c1⁄2𠮷é"),
+        ("。", ""),
+        ("😀", ""),
+    ],
+)
+def test_the_folded_text_is_this(text, expected):
+    assert folded(text) == expected
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.randoms())
-def test_the_smallest_row_id_of_each_group_stays_whatever_the_order(keys, rng: random.Random):
-    ids = list(range(len(keys)))
-    rng.shuffle(ids)
-    keep = keep_first(digests_of([keys[index] for index in ids]), np.array(ids))
-    assert sorted(index for index, kept in zip(ids, keep, strict=True) if kept) == sorted(
-        {key: index for index, key in reversed(list(enumerate(keys)))}.values()
-    )
-
-
-def test_dedup_keeps_pairs_that_share_characters_only():
-    # Defect 13: single-character sets cannot tell these apart.
-    prompts = ["甲把钱借给乙", "乙把钱借给甲", "泡软的豆子", "泡软了的豆子", "甲把钱借给乙。"]
-    digests = np.frombuffer(b"".join(pair_digest(one, "好") for one in prompts), dtype=DIGEST)
-    assert keep_first(digests, np.arange(5)).tolist() == [True, True, True, True, False]
+def test_the_tables_say_of_every_character_what_the_functions_say():
+    tables = fold_tables()
+    step = 1 if os.environ.get("CHATLM_TORTURE") == "1" else 61
+    for code in [*range(0x3000), *range(0x3000, 0x110000, step), *range(0xFE00, 0x10000)]:
+        entry = int(tables.key[code])
+        if 0xD800 <= code < 0xE000 or entry & UNCERTAIN:
+            continue
+        key, low = prose_key(chr(code)), folded(chr(code))
+        if entry & SPREAD:
+            start = (entry & CODE_POINT) + 1
+            narrow = "".join(map(chr, tables.spread[start : start + tables.spread[start - 1]]))
+            assert prose_key(narrow) == key
+        elif entry & (DROPPED | POINT):
+            assert prose_key(f"a{chr(code)}a") == "aa"
+            assert (prose_key(f"1{chr(code)}1") == "11") == bool(entry & DROPPED)
+            assert low == ""
+        else:
+            assert (chr(entry & CODE_POINT), low) == (key, chr(tables.low[entry]).strip("\0"))
 
 
 GROUPS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60)
@@ -101,13 +127,6 @@ def test_small_data_holds_out_one_percent_and_large_data_so_many_rows():
     assert SplitSizes().rows(100_000) == (1_000, 1_000)
     assert SplitSizes().rows(10_000_000) == (25_000, 25_000)
     assert SplitSizes(valid_rows=10, test_rows=20, max_percent=50).rows(1_000) == (10, 20)
-
-
-def test_all_turns_of_a_conversation_and_all_spellings_of_a_question_are_one_group():
-    first = "怎么学琴？"
-    later = render([("怎么学琴", "先识谱。"), ("然后呢", "练习。")], "多久？")
-    assert group_hash(first, 0) == group_hash(later, 0)
-    assert group_hash(first, 0) != group_hash(first, 1)
 
 
 def test_a_rendered_conversation_is_this_picture():

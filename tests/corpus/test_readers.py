@@ -139,7 +139,7 @@ def test_ragged_and_undecodable_rows_are_rejected_with_their_first_line(tmp_path
         (3, "ragged_row"),
         (4, "ragged_row"),
         (5, "undecodable_bytes"),
-        (6, "ragged_row"),
+        (6, "unclosed_quote"),
     ]
 
 

@@ -134,6 +134,16 @@ def test_belle_reads_every_release():
         ({"conversations": [{"from": "gpt", "value": "好"}]}, "malformed_conversation"),
         ({"conversations": [{"from": "human", "value": "好"}]}, "malformed_conversation"),
         ({"conversations": "好"}, "malformed_conversation"),
+        ({"conversations": [{"from": "human", "value": "好"}] * 202}, "conversation_too_long"),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "好" * 200_000},
+                    {"from": "assistant", "value": "好"},
+                ]
+            },
+            "conversation_too_long",
+        ),
         (
             {"instruction": "Human:一\nHuman:二\nAssistant:", "output": "三"},
             "malformed_conversation",

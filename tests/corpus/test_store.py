@@ -2,16 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from chatlm.corpus import store
-from chatlm.corpus.example import PAIR_SCHEMA, Example
-from chatlm.corpus.shuffle import mix, write_sorted
+from chatlm.corpus.example import Example
 from chatlm.errors import DataError
 
 
@@ -115,25 +111,3 @@ def test_a_manifest_comes_back_and_a_damaged_one_is_named(tmp_path):
     (tmp_path / "m.json").write_text("{")
     with pytest.raises(DataError, match="no readable manifest"):
         store.read_json(tmp_path / "m.json")
-
-
-@given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 3))
-def test_the_shuffle_is_the_order_of_the_keys_for_any_number_of_buckets(
-    tmp_path_factory, count, bucket_rows, seed
-):
-    folder = tmp_path_factory.mktemp("shuffle")
-    keys = mix(np.arange(count, dtype=np.uint64), seed)
-    columns = [pa.array([f"{number}" for number in range(count)])] * 3
-    batch = pa.RecordBatch.from_arrays(columns, schema=PAIR_SCHEMA)
-    half = count // 2
-    rows = [(batch.slice(0, half), keys[:half]), (batch.slice(half), keys[half:])]
-    with store.PairWriter(folder / "x.parquet") as writer:
-        write_sorted(rows, writer, num_rows=count, bucket_rows=bucket_rows)
-    assert prompts(folder / "x.parquet") == [str(number) for number in np.argsort(keys)]
-
-
-def test_the_mixed_keys_of_two_seeds_are_two_orders():
-    numbers = np.arange(1000, dtype=np.uint64)
-    first, second = np.argsort(mix(numbers, 0)), np.argsort(mix(numbers, 1))
-    assert len(set(mix(numbers, 0).tolist())) == 1000
-    assert (first == second).sum() < 20

@@ -1,7 +1,11 @@
 """What goes into a token store comes out again, and a damaged one is refused."""
 
+import json
+
 import numpy as np
+import pyarrow as pa
 import pytest
+import tokenizers
 
 from chatlm.dataset import token_store
 from chatlm.dataset.token_store import Limits
@@ -76,3 +80,108 @@ def test_the_name_changes_with_data_tokenizer_and_limits(tokenizer):
 
 def test_small_vocabularies_take_two_bytes_a_token(folder):
     assert token_store.open_store(folder).sources.ids.dtype == np.uint16
+
+
+def many_pairs(count=700):
+    """Pairs of all lengths, with rows that are empty, and one far beyond any limit."""
+    pairs = [
+        (f"{i}号问题" * (i % 5), f"答{i * i}，" * (i % 40) + "好。\n" * (i % 3))
+        for i in range(count)
+    ]
+    return [*pairs, ("很长", "红绿蓝，" * 30_000)]
+
+
+def batches(pairs, size):
+    for start in range(0, len(pairs), size):
+        part = pairs[start : start + size]
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(column, pa.string()) for column in zip(*part, strict=True)],
+            names=["prompt", "response"],
+        )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def expected_rows(pairs, tokenizer, limits):
+    """The rows of a store by its definition, one pair at a time."""
+    for prompt, response in pairs:
+        if prompt and response:
+            source = tokenizer.encode(prompt)[: limits.max_source_tokens - 1]
+            target = [*tokenizer.encode(response), tokenizer.eos_id]
+            if len(target) > limits.max_target_tokens:
+                target = target[:-1][: limits.max_target_tokens]
+            yield [*source, tokenizer.eos_id], target
+
+
+@pytest.mark.parametrize("limits", [Limits(6, 30), Limits(2, 1), Limits(10**6, 10**6)])
+def test_the_ids_are_those_of_one_pair_at_a_time(tmp_path, tokenizer, limits):
+    pairs = many_pairs()
+    token_store.write_batches(
+        batches(pairs, 64), tokenizer, limits, tmp_path / "store", "x", num_threads=3
+    )
+    store = token_store.open_store(tmp_path / "store")
+    expected = list(expected_rows(pairs, tokenizer, limits))
+    assert [row.tolist() for row in map(store.sources.__getitem__, range(len(store)))] == [
+        source for source, _ in expected
+    ]
+    assert [row.tolist() for row in map(store.targets.__getitem__, range(len(store)))] == [
+        target for _, target in expected
+    ]
+    assert store.target_chars.tolist() == [len(tokenizer.decode(target)) for _, target in expected]
+
+
+@pytest.mark.parametrize(("size", "threads"), [(1, 1), (7, 2), (64, 4), (10_000, 2)])
+def test_the_bytes_depend_neither_on_threads_nor_on_batches(tmp_path, tokenizer, size, threads):
+    pairs, limits = many_pairs(150), Limits(8, 50)
+    token_store.write(pairs, tokenizer, limits, tmp_path / "one", "x")
+    token_store.write_batches(
+        batches(pairs, size), tokenizer, limits, tmp_path / "other", "x", num_threads=threads
+    )
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+def test_missing_cells_are_counted_as_empty(tmp_path, tokenizer):
+    pairs = [("问", None), (None, "答"), ("问", "答")]
+    token_store.write_batches(batches(pairs, 3), tokenizer, Limits(8, 8), tmp_path / "s", "x")
+    meta = json.loads((tmp_path / "s/meta.json").read_text())
+    assert (meta["rows"], meta["empty_rows"]) == (1, 2)
+
+
+def test_bytes_that_are_no_text_are_refused_and_leave_no_folder(tmp_path, tokenizer):
+    hurt = pa.array([b"\xff\xfe", b"a"], pa.binary()).view(pa.string())
+    batch = pa.RecordBatch.from_arrays([hurt, hurt], names=["prompt", "response"])
+    with pytest.raises(DataError, match="not UTF-8"):
+        token_store.write_batches([batch], tokenizer, Limits(8, 8), tmp_path / "s", "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lone_surrogate_is_refused_by_name(tmp_path, tokenizer):
+    with pytest.raises(DataError, match="lone surrogate U\\+D800"):
+        token_store.write([("a\ud800", "b")], tokenizer, Limits(8, 8), tmp_path / "s", "x")
+
+
+def test_a_mistake_in_a_later_batch_ends_the_writing(tmp_path, tokenizer):
+    def some():
+        yield from batches(many_pairs(20), 5)
+        raise DataError("the file is damaged")
+
+    with pytest.raises(DataError, match="the file is damaged"):
+        token_store.write_batches(
+            some(), tokenizer, Limits(8, 8), tmp_path / "s", "x", num_threads=2
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_tokenizer_fills_a_store_in_the_same_way(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "ours")
+    (tmp_path / "ours/spiece.model").unlink()  # then the ids come from the `tokenizers` library
+    foreign = Tokenizer.load(tmp_path / "ours")
+    assert isinstance(foreign._engine.backend, tokenizers.Tokenizer)  # type: ignore[attr-defined]
+    pairs, limits = many_pairs(100)[:-1], Limits(8, 50)
+    for name, one in (("a", tokenizer), ("b", foreign)):
+        token_store.write(pairs, one, limits, tmp_path / name, "x")
+    ours, theirs = contents(tmp_path / "a"), contents(tmp_path / "b")
+    for name in ("sources.bin", "targets.bin", "source_offsets.npy", "target_offsets.npy"):
+        assert ours[name] == theirs[name]

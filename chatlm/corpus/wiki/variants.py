@@ -12,19 +12,26 @@ import opencc
 
 from chatlm.corpus.normalize import HAN, join_han
 
-_MARKUP = re.compile(r"-\{((?:(?!-\{|\}-).)*)\}-", re.DOTALL)
-_FLAGS = re.compile(r"\s*([A-Za-z0-9;\-]*)\s*\|")
+# `-{{` is a dash before a template, `-{{{` a variant that begins with one.
+_MARKUP = re.compile(r"-\{(?!\{(?!\{))((?:[^-}]++|-(?!\{(?!\{(?!\{)))|\}(?!-))*+)\}-")
+_MAX_DEPTH = 16
+_FLAGS = re.compile(r"\s*+([A-Za-z0-9;\-]*+)\s*+\|")
 _VARIANT = re.compile(r"(?:^|;)\s*(zh(?:-[a-z]{2,4})?)\s*:")
 # What a reader in mainland China is shown, best first: the wiki's own order of fallbacks.
 _PREFERRED = ("zh-cn", "zh-hans", "zh-sg", "zh-my", "zh", "zh-tw", "zh-hant", "zh-hk", "zh-mo")
 # These flags declare a rule for the rest of the page or remove one; they show no text themselves.
 _SILENT_FLAGS = frozenset("HT-")
 
+ENOUGH_CHARS = 640
+"""Of an article; more than any answer keeps (512), since cleaning makes a text shorter."""
+_SENTENCE_END = re.compile(r"[。！？\n]")
 _PLACEHOLDER = re.compile(r"(?:formula|codice)_\d+")
 _SENTENCE_START = re.compile(r"(?:.*[。！？\n])?", re.DOTALL)
 # Templates in brackets leave them empty; `main()` in a text about programming is no such case.
-_EMPTY_BRACKETS = re.compile(f"（[\\s，。；：、,;:·]*）|(?<=[{HAN}])\\([\\s，。；：、,;:·]*\\)")
-_BRACKET_EDGE = re.compile(r"(?<=（)[\s，；：、,;:]+")
+_EMPTY_BRACKETS = re.compile(r"（[\s，。；：、,;:·]*）")
+_EMPTY_ASCII_BRACKETS = re.compile(f"(?<=[{HAN}])\\([\\s，。；：、,;:·]*\\)")
+_BRACKET_START = re.compile(r"（[\s，；：、,;:]+")
+_BRACKET_EDGE = " \t\n，；：、,;:"
 
 # 著 stays in words for writing and renown: 著名, 显著, 著作, 原著, 所著.
 _PARTICLE = re.compile(
@@ -47,7 +54,9 @@ def resolve_variants(text: str) -> str:
     `-{zh-hans:接;zh-hant:線}-` gives 接, `-{A}-` gives A, rules such as `-{H|...}-` give nothing.
     Nested markup is resolved from the inside.
     """
-    while "-{" in text:
+    for _ in range(_MAX_DEPTH):
+        if "-{" not in text:
+            break
         resolved = _MARKUP.sub(lambda match: _shown(match[1]), text)
         if resolved == text:
             break
@@ -62,7 +71,14 @@ def simplified(text: str) -> str:
     it makes 显着 of 显著 and 是幺 of 是么; `tw2sp` also makes 进程 of 程序. `t2s` does, and changes
     characters, not words; but it keeps 著 where traditional text writes the particle so.
     """
-    return _PARTICLE.sub("着", _converter().convert(text))
+    text = _converter().convert(text)
+    return _PARTICLE.sub("着", text) if "著" in text else text
+
+
+def beginning(text: str, enough: int = ENOUGH_CHARS) -> str:
+    """Returns whole sentences of at least `enough` characters from the beginning of `text`."""
+    end = _SENTENCE_END.search(text, enough)
+    return text[: end.end() if end else 4 * enough].rstrip()
 
 
 def clean_text(title: str, text: str) -> tuple[str, str]:
@@ -78,8 +94,7 @@ def clean_text(title: str, text: str) -> tuple[str, str]:
     if placeholder:
         before = _SENTENCE_START.match(text, 0, placeholder.start())
         text = before[0] if before else ""
-    text = _BRACKET_EDGE.sub("", _EMPTY_BRACKETS.sub("", text))
-    return title, join_han(simplified(text)).strip()
+    return title, join_han(simplified(_without_empty_brackets(text))).strip()
 
 
 def no_article(title: str, text: str) -> str:
@@ -93,6 +108,17 @@ def no_article(title: str, text: str) -> str:
     if _LIST_TITLE.search(title):
         return "list_article"
     return ""
+
+
+def _without_empty_brackets(text: str) -> str:
+    """Removes brackets that templates left empty, and marks at the edges inside of brackets."""
+    if "(" in text:
+        text = _EMPTY_ASCII_BRACKETS.sub("", text)
+    if "（" not in text:
+        return text
+    text = _BRACKET_START.sub("（", _EMPTY_BRACKETS.sub("", text))
+    *parts, last = text.split("）")
+    return "）".join([*(part.rstrip(_BRACKET_EDGE) for part in parts), last])
 
 
 def _shown(inside: str) -> str:

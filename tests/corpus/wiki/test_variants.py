@@ -2,9 +2,9 @@
 
 import pytest
 
-from chatlm.corpus.wiki import variants as zhwiki
 from chatlm.corpus.example import Example
 from chatlm.corpus.sources import SOURCES
+from chatlm.corpus.wiki import variants as zhwiki
 
 
 @pytest.mark.parametrize(

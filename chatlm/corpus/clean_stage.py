@@ -1,0 +1,252 @@
+"""The stage `clean` for a whole corpus: plan, tasks, manifest.
+
+In: the raw files of a source, a recipe, an engine. Out: `clean/<source>/` with shards of clean rows
+and `manifest.json`, which comes last and names every file with its hash; rejects in
+`rejects/<source>/`. Earlier output stays valid until the new manifest is there. It holds no policy.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from chatlm import log
+from chatlm.corpus import store
+from chatlm.corpus.counts import Counts
+from chatlm.corpus.reasons import UNREADABLE
+from chatlm.corpus.recipe import Recipe
+from chatlm.corpus.sources import Source
+from chatlm.corpus.tasks import Engine, Task, code_sha256
+from chatlm.errors import DataError
+
+MANIFEST = "manifest.json"
+_MAX_UNREADABLE_PERCENT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CleanSource:
+    """A cleaned corpus as its manifest describes it."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the corpus."""
+        return self.manifest["source"]
+
+    @property
+    def counts(self) -> Counts:
+        """The counts of all its shards together."""
+        return Counts.from_dict(self.manifest["counts"])
+
+    @property
+    def shards(self) -> list[Path]:
+        """Its files of clean rows, in the order of the raw data."""
+        return [self.folder / shard["rows"]["name"] for shard in self.manifest["shards"]]
+
+    @property
+    def rejects(self) -> list[Path]:
+        """Its files of rejects, in the order of the raw data."""
+        folder = rejects_folder(self.folder)
+        return [folder / shard["rejects"]["name"] for shard in self.manifest["shards"]]
+
+
+def rejects_folder(clean_folder: Path) -> Path:
+    """Returns `rejects/<source>` for `clean/<source>`."""
+    return clean_folder.parent.parent / "rejects" / clean_folder.name
+
+
+def clean(
+    source: Source,
+    files: Sequence[Path],
+    recipe: Recipe,
+    clean_dir: Path,
+    engine: Engine | None = None,
+) -> Counts:
+    """Cleans one corpus into `clean_dir/<source>`.
+
+    Raises:
+        DataError: A file as a whole cannot be read, or is damaged (what came before the damage is
+            kept), or not one row could be used (then nothing is).
+    """
+    engine = engine or Engine()
+    folder = clean_dir / source.name
+    with store.locked(folder):
+        store.remove_unfinished(folder, rejects_folder(folder))
+        plans = engine.run([_plan_task(source, path) for path in files], f"plan {source.name}")
+        tasks = [
+            _shard_task(source, path, number, piece, index, recipe, folder)
+            for number, (path, plan) in enumerate(zip(files, plans, strict=True))
+            for index, piece in enumerate(plan["pieces"])
+        ]
+        results = engine.run(tasks, f"clean {source.name}")
+        total = Counts()
+        for result in results:
+            total.add(Counts.from_dict(result))
+        if not total.kept and recipe.policy is None:
+            _remove_others(_earlier(folder))
+            raise DataError(_nothing_usable(source, files, total))
+        manifest = {
+            "source": source.name,
+            "licence": source.licence,
+            "recipe": asdict(recipe),
+            "code_sha256": code_sha256(),
+            "files": [_file_entry(path, plan) for path, plan in zip(files, plans, strict=True)],
+            "shards": [
+                _shard_entry(task, result, engine)
+                for task, result in zip(tasks, results, strict=True)
+            ],
+            "counts": total.as_dict(),
+        }
+        store.write_json(folder / MANIFEST, manifest)
+        _remove_others(CleanSource(folder, manifest))
+    _report(source, total)
+    _refuse_damage(tasks, results)
+    return total
+
+
+def open_clean(clean_dir: Path, name: str) -> CleanSource:
+    """Returns the cleaned corpus `name`.
+
+    Raises:
+        DataError: It is not there, or its manifest is damaged.
+    """
+    path = clean_dir / name / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{clean_dir}: no {name}; run clean for it first")
+    manifest = store.read_json(path)
+    if not {"source", "shards", "counts", "files"} <= manifest.keys():
+        raise DataError(f"{path}: is no manifest of this version; run clean again")
+    return CleanSource(path.parent, manifest)
+
+
+def cleaned_sources(clean_dir: Path) -> list[str]:
+    """Returns the names of the corpora that `clean_dir` holds."""
+    return sorted(path.parent.name for path in clean_dir.glob(f"*/{MANIFEST}"))
+
+
+def _plan_task(source: Source, path: Path) -> Task:
+    return Task(
+        name=f"plan/{source.name}/{path.name}",
+        function="chatlm.corpus.clean_shard:plan_file",
+        params={"path": str(path)},
+        weight=_size(path),
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _shard_task(
+    source: Source,
+    path: Path,
+    number: int,
+    piece: dict[str, Any],
+    index: int,
+    recipe: Recipe,
+    folder: Path,
+) -> Task:
+    """Returns the task of one piece; its output is named after what it is made from."""
+    asked = orjson.dumps([piece, asdict(recipe), code_sha256()], option=orjson.OPT_SORT_KEYS)
+    name = f"{number:03}-{index:05}-{hashlib.sha256(asked).hexdigest()[:8]}"
+    out = str(folder / f"{name}.arrow")
+    rejects = str(rejects_folder(folder) / f"{name}.jsonl.zst")
+    return Task(
+        name=f"clean/{source.name}/{name}",
+        function="chatlm.corpus.clean_shard:clean_shard",
+        params={
+            "path": str(path),
+            "file": number,
+            "piece": piece,
+            "source": source.name,
+            "recipe": asdict(recipe),
+            "out": out,
+            "rejects": rejects,
+        },
+        outputs=(out, rejects),
+        weight=piece["bytes"],
+    )
+
+
+def _file_entry(path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "bytes": plan["bytes"],
+        "sha256": plan["sha256"],
+        "layout": plan["layout"],
+        "verified": plan.get("verified", True),
+    }
+
+
+def _shard_entry(task: Task, result: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+    rows, rejects = task.outputs
+    return {
+        "file": task.params["file"],
+        "piece": task.params["piece"],
+        "rows": {"name": Path(rows).name, "sha256": engine.sha256(rows)},
+        "rejects": {"name": Path(rejects).name, "sha256": engine.sha256(rejects)},
+        "counts": dict(result),
+    }
+
+
+def _earlier(folder: Path) -> CleanSource:
+    """Returns what an earlier run left, perhaps nothing."""
+    if (folder / MANIFEST).is_file():
+        return open_clean(folder.parent, folder.name)
+    return CleanSource(folder, {"shards": []})
+
+
+def _remove_others(cleaned: CleanSource) -> None:
+    """Removes the files of other runs, which the manifest does not name."""
+    named = {path.name for path in (*cleaned.shards, *cleaned.rejects)}
+    for pattern, folder in (
+        ("*.arrow", cleaned.folder),
+        ("*.jsonl.zst", rejects_folder(cleaned.folder)),
+    ):
+        for path in folder.glob(pattern):
+            if path.name not in named:
+                path.unlink()
+
+
+def _nothing_usable(source: Source, files: Sequence[Path], counts: Counts) -> str:
+    names = ", ".join(path.name for path in files)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.dropped.most_common(3))
+    return (
+        f"{source.name}: not one of {counts.rows_in} rows of {names} could be used "
+        f"({reasons or 'no rows'}); are these the published files?"
+    )
+
+
+def _refuse_damage(tasks: Sequence[Task], results: Sequence[Mapping[str, Any]]) -> None:
+    """Raises the `DataError` that names the broken files."""
+    broken = Counter[str]()
+    for task, result in zip(tasks, results, strict=True):
+        if result["damaged"]:
+            broken[f"{task.params['path']} ({result['damaged']})"] += 1
+    if broken:
+        raise DataError(
+            f"{', '.join(broken)}: damaged; the rows before the damage are kept and the loss is "
+            "counted, get the file again"
+        )
+
+
+def _report(source: Source, counts: Counts) -> None:
+    log.info(
+        f"clean {source.name}: {counts.rows_in} rows in, {counts.kept} kept, "
+        f"{counts.dropped.total()} dropped"
+    )
+    unreadable = sum(count for reason, count in counts.dropped.items() if reason in UNREADABLE)
+    if unreadable * 100 > counts.rows_in * _MAX_UNREADABLE_PERCENT:
+        log.warning(
+            f"{source.name}: {unreadable} of {counts.rows_in} rows are unreadable, more than "
+            f"{_MAX_UNREADABLE_PERCENT} %; see rejects/{source.name}/"
+        )

@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("wb")
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+        raise _unwritable(path, error) from error
     try:
         with file:
             yield file
@@ -52,10 +52,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
         if error.errno not in _DISK_ERRORS:
             raise
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); make room and run the same command "
-            "again, it goes on where it was"
-        ) from error
+        raise _unwritable(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -72,22 +69,37 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise DataError(
-                f"{folder}: another run is at work here (process {file.read().strip() or '?'}); "
-                "wait for it or stop it"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        raise _unwritable(path, error) from error
+    try:
+        _lock(path, descriptor)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    """Locks an open file and writes into it who holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(descriptor, 20).decode(errors="replace") or "?"
+        raise DataError(
+            f"{path.parent}: another run is at work here (process {holder}); wait for it or stop it"
+        ) from error
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path}: cannot be written ({error.strerror}); make room or give the right to write, and "
+        "run the same command again: it goes on where it was"
+    )
 
 
 def remove_unfinished(*folders: Path) -> None:

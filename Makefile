@@ -1,7 +1,7 @@
 # `make check` is what a change has to pass; it changes no file.
 PYTHON ?= python
 
-.PHONY: check test format
+.PHONY: check test format torture-data
 
 check:
 	$(PYTHON) -m ruff format --check .
@@ -11,6 +11,9 @@ check:
 
 test:
 	$(PYTHON) -m pytest -n 2
+
+torture-data:
+	CHATLM_TORTURE=1 $(PYTHON) -m pytest -n 2 tests/corpus
 
 format:
 	$(PYTHON) -m ruff format .

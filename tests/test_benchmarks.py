@@ -15,7 +15,8 @@ from chatlm.corpus import readers
 from chatlm.corpus.records import Record
 from chatlm.corpus.sources import SOURCES
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "generate_corpora.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "generate_corpora.py"
 ROWS = 2000
 
 
@@ -106,3 +107,21 @@ def test_the_bytes_do_not_depend_on_the_workers(real, raw, tmp_path):
     for path in sorted(raw.rglob("*")):
         if path.is_file():
             assert path.read_bytes() == (other / path.relative_to(raw)).read_bytes(), path
+
+
+def test_the_whole_pipeline_is_measured_on_any_raw_folder(tmp_path):
+    raw = ROOT / "tests" / "fixtures" / "raw"
+    argv = [f"raw={raw}", f"out={tmp_path / 'whole'}", "workers=1"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "data.py"), *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert [one["name"] for one in figures["commands"]] == ["clean", "build", "verify"]
+    assert all(one["seconds"] > 0 for one in figures["commands"])
+    assert figures["rows_in"] == 39
+    assert sum(figures["parts"].values()) == 23

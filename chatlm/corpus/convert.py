@@ -115,17 +115,22 @@ def alpaca(source: str) -> Convert:
 def zhwiki(fields: Fields) -> list[Example] | str:
     """A question about the title, answered by the beginning of the article.
 
-    `wikitext` is the article as a dump has it, `text` as a WikiExtractor left it.
+    `article` is that beginning, clean as the reader of dumps leaves it; `wikitext` is the whole as
+    a dump has it, `text` as a WikiExtractor left it.
     """
-    name = "wikitext" if "wikitext" in fields else "text"
+    name = next((name for name in ("article", "wikitext") if name in fields), "text")
     if not isinstance(fields.get("title"), str) or not isinstance(fields.get(name), str):
         return "missing_field"
     raw_title, raw_text = text_of(fields, "title"), text_of(fields, name)
-    if name == "wikitext":
-        raw_text = wikitext.lead(raw_text)
+    if name == "article":
+        title, text = raw_title, raw_text
     else:
-        raw_text = wiki.beginning(raw_text.removeprefix(f"{raw_title}\n").lstrip("\n"), _WIKI_CHARS)
-    title, text = wiki.clean_text(raw_title, raw_text)
+        if name == "wikitext":
+            raw_text = wikitext.lead(raw_text)
+        else:
+            raw_text = raw_text.removeprefix(f"{raw_title}\n").lstrip("\n")
+            raw_text = wiki.beginning(raw_text, _WIKI_CHARS)
+        title, text = wiki.clean_text(raw_title, raw_text)
     reason = wiki.no_article(title, text)
     if reason:
         # A text that lost everything to a formula was no empty article.

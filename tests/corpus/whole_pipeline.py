@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from chatlm.corpus import build_stage, clean_stage
@@ -85,6 +86,8 @@ def child(raw: Path, data: Path, kill: int) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Runs once for each number of `argv[2]`."""
     raw, data = Path(argv[0]), Path(argv[1])
+    with TemporaryDirectory() as folder:
+        run(raw, Path(folder))  # Now all loops are loaded, which children inherit.
     for kill in map(int, argv[2].split(",")):
         print(json.dumps(child(raw, data, kill)), flush=True)
 

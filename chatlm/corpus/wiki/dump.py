@@ -1,8 +1,7 @@
 """The articles of a MediaWiki dump (`<mediawiki>` XML, plain or bzip2).
 
-In: a path, and perhaps a span of its streams. Out: records with the fields `title` and `wikitext`,
-and every other page with the reason why it is no article. It does not look into the wikitext
-further than to see that; see `wikitext`.
+In: a path, and perhaps a span of its streams. Out: records with the fields `title` and `article`
+(its clean beginning; see `articles`), and every other page with the reason why it is no article.
 
 A page belongs to the stream in which its tag begins, also where it ends in the next one, so that
 the pages of all spans together are the pages of the file. Its position is the offset of that
@@ -15,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chatlm.corpus.records import Read, Record, Rejected, excerpt_of
+from chatlm.corpus.wiki.articles import cleaned
+from chatlm.corpus.wiki.escapes import unescaped
 from chatlm.corpus.wiki.piece import Piece
 from chatlm.corpus.wiki.streams import Span, grouped, pieces, streams
 from chatlm.errors import DataError
 
-__all__ = ["Span", "grouped", "read_pages", "streams"]
+__all__ = ["Span", "grouped", "read_pages", "read_wikitext", "streams"]
 
 MAX_TEXT_BYTES = 16 * 1024 * 1024
 _MAX_PAGE_BYTES = MAX_TEXT_BYTES + 1024 * 1024
@@ -32,10 +33,9 @@ _DTD = re.compile(rb"<!(?:DOCTYPE|ENTITY)")
 _HEAD = re.compile(
     rb"\s*<title>([^<]*)</title>\s*<ns>(-?[0-9]+)</ns>\s*<id>[0-9]+</id>\s*(<redirect\b)?"
 )
-_TEXT = re.compile(rb"<text\b(?:[^<>]*[^<>/])?>([^<]*)</text>\s*(?:<[^<>]*>[^<]*)*\Z")
+_TEXT = re.compile(rb"<text\b(?:[^<>]*[^<>/])?>")
+_TEXT_END = re.compile(rb"</text>\s*(?:<[^<>]*>[^<]*)*\Z")
 _NO_TEXT = re.compile(rb"<text\b[^<>]*/>")
-_ENTITY = re.compile(r"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(lt|gt|quot|apos|amp));")
-_NAMED = {"lt": "<", "gt": ">", "quot": '"', "apos": "'", "amp": "&"}
 _ARTICLES = b"0"
 
 _REDIRECT = re.compile(r"\s*[#＃]\s*(?:redirect|重定向|重新[導导]向)", re.IGNORECASE)
@@ -51,16 +51,29 @@ def read_pages(path: Path, span: Span | None = None) -> Read:
     """Yields the articles whose pages begin in `span` (None: in the file), and rejected places.
 
     Pages are dropped as other_namespace, redirect, disambiguation, malformed_page, page_not_closed,
-    text_too_long, invalid_utf8; text between pages as text_outside_page. A part of the file that is
-    damaged is one reject whose reason is in `reasons.DAMAGED`; the pages around it are kept, none
-    of them from a block whose checksum is wrong.
+    text_too_long, invalid_utf8, lost_formula; text between pages as text_outside_page. A part of
+    the file that is damaged is one reject whose reason is in `reasons.DAMAGED`; the pages around it
+    are kept, none of them from a block whose checksum is wrong.
 
     Raises:
         DataError: The file cannot be read, is no MediaWiki dump, or declares a document type or
             entities, which no dump does.
     """
-    parts = pieces(path, span.start, span.end) if span else pieces(path)
-    return _Pages(str(path), span).read(parts)
+    return cleaned(_read_escaped(path, span), str(path))
+
+
+def read_wikitext(path: Path, span: Span | None = None) -> Read:
+    """Yields the same, but for lost_formula, with all of their `wikitext` instead of `article`."""
+    for one in _read_escaped(path, span):
+        if isinstance(one, Record):
+            fields = {"title": one.fields["title"], "wikitext": unescaped(str(one.fields["raw"]))}
+            yield Record(one.position, fields)
+        else:
+            yield one
+
+
+def _read_escaped(path: Path, span: Span | None) -> Read:
+    return _Pages(str(path), span).read(pieces(path, span.start if span else 0))
 
 
 class _Pages:
@@ -205,43 +218,34 @@ class _Pages:
             reason = "redirect" if namespace == _ARTICLES else "other_namespace"
             return self._reject(reason, raw_title)
         start = page.find(b"<text", head.end())
-        text = _TEXT.match(page, start) if start >= 0 else None
-        if text is None and (start < 0 or not _NO_TEXT.match(page, start)):
+        raw = _text(page, start) if start >= 0 else None
+        if raw is None:
             return self._reject("malformed_page", page)
-        raw = text[1] if text else b""
         if len(raw) > MAX_TEXT_BYTES:
             return self._reject("text_too_long", raw_title)
         try:
-            title, wikitext = _unescaped(raw_title.decode()), _unescaped(raw.decode())
+            title, text = unescaped(raw_title.decode()), raw.decode()
         except UnicodeDecodeError:
             return self._reject("invalid_utf8", raw_title)
-        reason = _no_article(title, wikitext)
+        reason = _no_article(title, text)
         if reason:
             return self._reject(reason, raw_title)
-        return Record(self.position, {"title": title, "wikitext": wikitext})
+        return Record(self.position, {"title": title, "raw": text})
 
 
-def _unescaped(text: str) -> str:
-    """Returns `text` with the entities that XML itself has, decoded once; others stay text."""
-    if "&" not in text:
-        return text
-    if "&#" in text:
-        return _ENTITY.sub(lambda match: _character(match[1], match[2], match[3]), text)
-    for name, character in _NAMED.items():
-        text = text.replace(f"&{name};", character)
-    return text
+def _text(page: bytes, start: int) -> bytes | None:
+    """Returns what the element `text` holds that begins at `start`; None if it is malformed."""
+    tag = _TEXT.match(page, start)
+    if tag is None:
+        return b"" if _NO_TEXT.match(page, start) else None
+    end = page.find(b"<", tag.end())
+    return page[tag.end() : end] if end >= 0 and _TEXT_END.match(page, end) else None
 
 
-def _character(decimal: str | None, hexadecimal: str | None, name: str | None) -> str:
-    if name:
-        return _NAMED[name]
-    code = int(decimal) if decimal else int(hexadecimal or "0", 16)
-    is_valid = 0 < code < 0xD800 or 0xDFFF < code < 0x110000
-    return chr(code) if is_valid else "\ufffd"
-
-
-def _no_article(title: str, wikitext: str) -> str:
+def _no_article(title: str, raw: str) -> str:
     """Returns why a page of the main namespace is no article: "" if it is one."""
+    # Nothing of what is looked for has a character that is always escaped.
+    wikitext = unescaped(raw) if "&#" in raw else raw
     if _REDIRECT.match(wikitext):
         return "redirect"
     if _DISAMBIGUATION_TITLE.search(title):

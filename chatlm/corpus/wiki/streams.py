@@ -77,10 +77,8 @@ def grouped(spans: Sequence[Span], min_bytes: int) -> list[Span]:
     return joined
 
 
-def pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
+def pieces(path: Path, start: int = 0) -> Iterator[Piece]:
     """Yields the contents of `path` from the stream that begins at `start` to the end of the file.
-
-    `stop` is where the reader will probably not go on: no work is done ahead for what is behind.
 
     Damage (a cut file, changed bytes, junk after a stream, a bomb) costs the rest of its stream and
     is a piece of its own; reading goes on at the next stream, if there is one.
@@ -92,7 +90,7 @@ def pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Piec
         packed = file.read(len(_MAGIC)) == _MAGIC
         file.seek(start)
         if packed:
-            yield from _all_streams(file, start, stop)
+            yield from _all_streams(file, start)
             return
         while data := file.read(_PLAIN_BYTES):
             yield Piece(start, data)
@@ -102,13 +100,13 @@ class _DamageError(Exception):
     """A stream cannot be unpacked any further."""
 
 
-def _all_streams(file: BinaryIO, start: int, stop: int | None) -> Iterator[Piece]:
+def _all_streams(file: BinaryIO, start: int) -> Iterator[Piece]:
     """Yields all streams: those that the kernels read, and by the library what they refuse."""
     from chatlm.corpus.wiki.blocks import Streams
 
     reader, marks = Streams(file), _marks(file, start + 1)
     while True:
-        refused = yield from reader.read(start, stop)
+        refused = yield from reader.read(start)
         if refused is None:
             return
         start = refused.stream

@@ -6,6 +6,7 @@ reason why the page is no article. It does not parse wikitext.
 
 import html
 import re
+from collections.abc import Sequence
 from functools import cache
 
 import opencc
@@ -35,9 +36,12 @@ _BRACKET_EDGE = " \t\n，；：、,;:"
 
 # 著 stays in words for writing and renown: 著名, 显著, 著作, 原著, 所著.
 _PARTICLE = re.compile(
-    f"(?<=[{HAN}])(?<![显原巨土编名专拙论译遗合所新卓撰昭较执大代旧共])著"
+    f"著(?<=[{HAN}]著)(?<![显原巨土编名专拙论译遗合所新卓撰昭较执大代旧共]著)"
     f"(?=[{HAN}])(?![名作称者书述有录译于成与及和])"
 )
+
+# XML and HTML have no such character, not even as an entity.
+_SEPARATOR = "\x01"
 
 _TITLE_NOTE = re.compile(r" *\((.*)\)$")
 _DISAMBIGUATION_TITLE = re.compile(r"[（(]消歧[义義][)）]\s*$")
@@ -87,14 +91,42 @@ def clean_text(title: str, text: str) -> tuple[str, str]:
     Everything from the first sentence with a `formula_1` or `codice_1` on is cut: the formula is
     lost, and a text that refers to it teaches nonsense.
     """
-    title = simplified(resolve_variants(html.unescape(title)).replace("_", " ")).strip()
-    title = _TITLE_NOTE.sub("（\\1）", title)
+    return clean_texts([(title, text)])[0]
+
+
+def clean_texts(pages: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Returns what `clean_text` returns for each of `pages`, with one conversion for all."""
+    parts = [part for title, text in pages for part in _to_convert(title, text)]
+    converted = iter(simplified_all(parts))
+    return [
+        (_TITLE_NOTE.sub("（\\1）", title.strip()), _joined(text).strip())
+        for title, text in zip(converted, converted, strict=True)
+    ]
+
+
+def simplified_all(texts: Sequence[str]) -> list[str]:
+    """Returns `simplified` of each text.
+
+    No word of the converter's has the separator in it, so that none reaches over it.
+    """
+    if any(_SEPARATOR in text for text in texts):
+        return [simplified(text) for text in texts]
+    return simplified(_SEPARATOR.join(texts)).split(_SEPARATOR) if texts else []
+
+
+def _to_convert(title: str, text: str) -> tuple[str, str]:
+    """Returns both parts of a page as they are before they are converted."""
+    title = resolve_variants(html.unescape(title)).replace("_", " ")
     text = resolve_variants(html.unescape(text))
-    placeholder = _PLACEHOLDER.search(text)
+    placeholder = _PLACEHOLDER.search(text) if "_" in text else None
     if placeholder:
         before = _SENTENCE_START.match(text, 0, placeholder.start())
         text = before[0] if before else ""
-    return title, join_han(simplified(_without_empty_brackets(text))).strip()
+    return title, _without_empty_brackets(text)
+
+
+def _joined(text: str) -> str:
+    return join_han(text) if " " in text else text
 
 
 def no_article(title: str, text: str) -> str:

@@ -6,6 +6,7 @@ a few passes of regexes over as short a beginning of the article as gives enough
 """
 
 import re
+from collections.abc import Callable
 
 from chatlm.corpus.wiki.templates import LOST, shown
 from chatlm.corpus.wiki.variants import ENOUGH_CHARS, beginning, resolve_variants
@@ -59,17 +60,22 @@ def lead(wikitext: str, enough: int = ENOUGH_CHARS) -> str:
     Time is linear in the prefix that is looked at, whatever stands in it. `has_markup` tells
     whether brackets were left over.
     """
+    return lead_of(lambda size: (wikitext[:size], len(wikitext) <= size), enough)
+
+
+def lead_of(prefix_of: Callable[[int], tuple[str, bool]], enough: int = ENOUGH_CHARS) -> str:
+    """Returns the same from a function that gives a prefix, and whether it is all there is."""
     text = ""
     for size in _PREFIX_CHARS:
-        prefix = wikitext[:size]
+        prefix, is_all = prefix_of(size)
         heading = _heading(prefix)
         text = _paragraphs(_plain(prefix[:heading]))
-        is_whole = heading < len(prefix) or len(wikitext) <= size
+        is_whole = heading < len(prefix) or is_all
         if heading < len(prefix) and _OPENER.search(text):
             # The heading stands inside a comment or a template.
             text = _plain(prefix)
             text = _paragraphs(text[: _heading(text)])
-            is_whole = len(wikitext) <= size
+            is_whole = is_all
         if not is_whole:
             opener = _OPENER.search(text)
             text = text[: opener.start()] if opener else text

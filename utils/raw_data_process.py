@@ -20,13 +20,14 @@ from rich.console import Console
 from chatlm import cli, log
 from chatlm.corpus import build_stage, clean_stage, download, history, statistics, tables, verify
 from chatlm.corpus.build_stage import BuildSettings
+from chatlm.corpus.clean_stage import CleanJob
 from chatlm.corpus.duplicates.decide import DuplicateSettings
 from chatlm.corpus.executors import executor_for
 from chatlm.corpus.recipe import QUALITY, Recipe
 from chatlm.corpus.sources import SOURCES, Source, files_of
 from chatlm.corpus.split import SplitSizes
 from chatlm.corpus.tasks import Engine
-from chatlm.errors import ConfigError, DataError
+from chatlm.errors import ChatLMError, ConfigError, DataError
 
 # Code with tags is what some of their questions ask for, and no one pasted it there by mistake.
 _GENERATED = tuple(name for name in QUALITY if name != "markup")
@@ -208,30 +209,32 @@ def clean(argv: Sequence[str]) -> int:
     raw_dir, clean_dir = Path(settings.raw), Path(settings.clean)
     if not raw_dir.is_dir():
         raise DataError(f"{raw_dir}: no such folder; put raw files in {raw_dir}/<source>/")
-    engine = settings.open(clean_dir / ".receipts")
-    failures, absent, num_done = list[str](), list[str](), 0
+    failures, absent, jobs = list[str](), list[str](), list[CleanJob]()
     for source in _chosen(settings.sources):
         try:
             files = files_of(source, raw_dir)
-            if files:
-                num_done += 1
-                clean_stage.clean(source, files, _recipe(source, settings), clean_dir, engine)
-            else:
-                absent.append(source.name)
         except DataError as error:
-            # One damaged corpus must not cost the others; its earlier output is untouched.
             failures.append(str(error))
-    if not num_done and not failures:
+            continue
+        if files:
+            jobs.append(CleanJob(source, files, _recipe(source, settings)))
+        else:
+            absent.append(source.name)
+    if not jobs and not failures:
         raise DataError(
             f"{raw_dir}: no raw files; expected {raw_dir}/<source>/ for one of "
             f"{', '.join(absent)} (see data/README.md)"
         )
+    # One damaged corpus must not cost the others; its earlier output is untouched.
+    done = clean_stage.clean_all(jobs, clean_dir, settings.open(clean_dir / ".receipts"))
+    num_named = len(jobs) + len(failures)
+    failures += [str(result) for result in done if isinstance(result, ChatLMError)]
     if absent:
         log.info(f"clean: not in {raw_dir}: {', '.join(absent)}")
     for failure in failures[:-1]:
         log.warning(failure)
     if failures:
-        raise DataError(f"{len(failures)} of {num_done} sources failed: {failures[-1]}")
+        raise DataError(f"{len(failures)} of {num_named} sources failed: {failures[-1]}")
     return 0
 
 

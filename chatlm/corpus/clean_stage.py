@@ -8,6 +8,7 @@ and `manifest.json`, which comes last and names every file with its hash; reject
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from chatlm.corpus.reasons import UNREADABLE
 from chatlm.corpus.recipe import Recipe
 from chatlm.corpus.sources import Source
 from chatlm.corpus.tasks import Engine, Task, code_sha256
-from chatlm.errors import DataError
+from chatlm.errors import ChatLMError, DataError
 
 MANIFEST = "manifest.json"
 _MAX_UNREADABLE_PERCENT = 1
@@ -61,6 +62,24 @@ def rejects_folder(clean_folder: Path) -> Path:
     return clean_folder.parent.parent / "rejects" / clean_folder.name
 
 
+@dataclass(frozen=True, slots=True)
+class CleanJob:
+    """One corpus to clean: its raw files and what is asked of them."""
+
+    source: Source
+    files: Sequence[Path]
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A job with the plans of its files and the tasks that they lead to."""
+
+    job: CleanJob
+    plans: list[dict[str, Any]]
+    tasks: list[Task]
+
+
 def clean(
     source: Source,
     files: Sequence[Path],
@@ -74,39 +93,111 @@ def clean(
         DataError: A file as a whole cannot be read, or is damaged (what came before the damage is
             kept), or not one row could be used (then nothing is).
     """
+    (done,) = clean_all([CleanJob(source, files, recipe)], clean_dir, engine)
+    if isinstance(done, ChatLMError):
+        raise done
+    return done
+
+
+def clean_all(
+    jobs: Sequence[CleanJob], clean_dir: Path, engine: Engine | None = None
+) -> list[Counts | ChatLMError]:
+    """Cleans several corpora, their tasks side by side; see `clean`.
+
+    Returns:
+        The counts of each, or what was wrong with it: one damaged corpus does not cost the others.
+    """
     engine = engine or Engine()
-    folder = clean_dir / source.name
-    with store.locked(folder):
-        store.remove_unfinished(folder, rejects_folder(folder))
-        plans = engine.run([_plan_task(source, path) for path in files], f"plan {source.name}")
-        tasks = [
-            _shard_task(source, path, number, piece, index, recipe, folder)
-            for number, (path, plan) in enumerate(zip(files, plans, strict=True))
+    done: dict[int, Counts | ChatLMError] = {}
+    with ExitStack() as stack:
+        for number, job in enumerate(jobs):
+            folder = clean_dir / job.source.name
+            try:
+                stack.enter_context(store.locked(folder))
+            except DataError as error:
+                done[number] = error
+                continue
+            store.remove_unfinished(folder, rejects_folder(folder))
+        planned = _planned(jobs, clean_dir, engine, done)
+        tasks = [task for one in planned.values() for task in one.tasks]
+        results = iter(engine.attempt(tasks, "clean"))
+        for number, one in planned.items():
+            found = [next(results) for _ in one.tasks]
+            try:
+                done[number] = _finished(one, _raise_first(found), clean_dir, engine)
+            except DataError as error:
+                done[number] = error
+    return [done[number] for number in range(len(jobs))]
+
+
+def _planned(
+    jobs: Sequence[CleanJob], clean_dir: Path, engine: Engine, done: dict[int, Counts | ChatLMError]
+) -> dict[int, _Planned]:
+    """Returns the jobs that can be done; adds to `done` why the others cannot."""
+    waiting = {number: job for number, job in enumerate(jobs) if number not in done}
+    tasks = [_plan_task(job.source, path) for job in waiting.values() for path in job.files]
+    found = iter(engine.attempt(tasks, "plan"))
+    planned = dict[int, _Planned]()
+    for number, job in waiting.items():
+        plans = [next(found) for _ in job.files]
+        try:
+            good = _raise_first(plans)
+        except ChatLMError as error:
+            done[number] = error
+            continue
+        folder = clean_dir / job.source.name
+        pieces = [
+            _shard_task(job, path, file, piece, index, folder)
+            for file, (path, plan) in enumerate(zip(job.files, good, strict=True))
             for index, piece in enumerate(plan["pieces"])
         ]
-        results = engine.run(tasks, f"clean {source.name}")
-        total = Counts()
-        for result in results:
-            total.add(Counts.from_dict(result))
-        if not total.kept and recipe.policy is None:
-            _remove_others(_earlier(folder))
-            raise DataError(_nothing_usable(source, files, total))
-        manifest = {
-            "source": source.name,
-            "licence": source.licence,
-            "recipe": asdict(recipe),
-            "code_sha256": code_sha256(),
-            "files": [_file_entry(path, plan) for path, plan in zip(files, plans, strict=True)],
-            "shards": [
-                _shard_entry(task, result, engine)
-                for task, result in zip(tasks, results, strict=True)
-            ],
-            "counts": total.as_dict(),
-        }
-        store.write_json(folder / MANIFEST, manifest)
-        _remove_others(CleanSource(folder, manifest))
-    _report(source, total)
-    _refuse_damage(tasks, results)
+        planned[number] = _Planned(job, good, pieces)
+    return planned
+
+
+def _raise_first(found: Sequence[dict[str, Any] | ChatLMError]) -> list[dict[str, Any]]:
+    """Returns the results, or raises the first error among them."""
+    good = list[dict[str, Any]]()
+    for result in found:
+        if isinstance(result, ChatLMError):
+            raise result
+        good.append(result)
+    return good
+
+
+def _finished(
+    planned: _Planned, results: Sequence[dict[str, Any]], clean_dir: Path, engine: Engine
+) -> Counts:
+    """Writes the manifest of a corpus whose tasks are done, and returns its counts.
+
+    Raises:
+        DataError: Not one row could be used, or a file is damaged.
+    """
+    job, folder = planned.job, clean_dir / planned.job.source.name
+    total = Counts()
+    for result in results:
+        total.add(Counts.from_dict(result))
+    if not total.kept and job.recipe.policy is None:
+        _remove_others(_earlier(folder))
+        raise DataError(_nothing_usable(job.source, job.files, total))
+    manifest = {
+        "source": job.source.name,
+        "licence": job.source.licence,
+        "recipe": asdict(job.recipe),
+        "code_sha256": code_sha256(),
+        "files": [
+            _file_entry(path, plan) for path, plan in zip(job.files, planned.plans, strict=True)
+        ],
+        "shards": [
+            _shard_entry(task, result, engine)
+            for task, result in zip(planned.tasks, results, strict=True)
+        ],
+        "counts": total.as_dict(),
+    }
+    store.write_json(folder / MANIFEST, manifest)
+    _remove_others(CleanSource(folder, manifest))
+    _report(job.source, total)
+    _refuse_damage(planned.tasks, results)
     return total
 
 
@@ -147,17 +238,12 @@ def _size(path: Path) -> int:
 
 
 def _shard_task(
-    source: Source,
-    path: Path,
-    number: int,
-    piece: dict[str, Any],
-    index: int,
-    recipe: Recipe,
-    folder: Path,
+    job: CleanJob, path: Path, file: int, piece: dict[str, Any], index: int, folder: Path
 ) -> Task:
     """Returns the task of one piece; its output is named after what it is made from."""
+    source, recipe = job.source, job.recipe
     asked = orjson.dumps([piece, asdict(recipe), code_sha256()], option=orjson.OPT_SORT_KEYS)
-    name = f"{number:03}-{index:05}-{hashlib.sha256(asked).hexdigest()[:8]}"
+    name = f"{file:03}-{index:05}-{hashlib.sha256(asked).hexdigest()[:8]}"
     out = str(folder / f"{name}.arrow")
     rejects = str(rejects_folder(folder) / f"{name}.jsonl.zst")
     return Task(
@@ -165,7 +251,7 @@ def _shard_task(
         function="chatlm.corpus.clean_shard:clean_shard",
         params={
             "path": str(path),
-            "file": number,
+            "file": file,
             "piece": piece,
             "source": source.name,
             "recipe": asdict(recipe),

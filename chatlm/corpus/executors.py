@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
 
-from chatlm.corpus.tasks import Executor, HereAndNow, Receipt, Task, call
+from chatlm.corpus.tasks import Ended, Executor, HereAndNow, Task, call
 from chatlm.errors import ConfigError, DataError
 
 _PARENT_CHECK_SECONDS = 0.5
@@ -50,8 +50,8 @@ class LocalPool:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Receipt]]:
-        """Yields (index of the task, receipt) as they end.
+    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Ended]]:
+        """Yields (index of the task, receipt or what it raised) as they end.
 
         Raises:
             DataError: A worker process was killed.
@@ -84,7 +84,9 @@ class LocalPool:
         return self._pool
 
 
-def _as_they_end(futures: dict["Future[Receipt]", int]) -> Iterator[tuple[int, Receipt]]:
+def _as_they_end(
+    futures: dict["Future[Ended]", int],
+) -> Iterator[tuple[int, Ended]]:
     waiting = set(futures)
     while waiting:
         ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -110,8 +112,8 @@ class RayCluster:
         self._address = address
         self._workers = workers
 
-    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Receipt]]:
-        """Yields (index of the task, receipt) as they end.
+    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Ended]]:
+        """Yields (index of the task, receipt or what it raised) as they end.
 
         Raises:
             DataError: A worker was lost.

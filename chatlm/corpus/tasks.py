@@ -17,14 +17,17 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import orjson
 
 from chatlm import log
 from chatlm.corpus.store import file_sha256, replacing
+from chatlm.errors import ChatLMError
 
 Result = dict[str, Any]
+Ended: TypeAlias = "Receipt | ChatLMError"
+"""What became of a task: its receipt, or what is wrong with its input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,8 @@ class Task:
 class Executor(Protocol):
     """Runs tasks, in any order, perhaps at the same time."""
 
-    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[int, "Receipt"]]:
-        """Yields (index of the task, receipt) as they end."""
+    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Ended]]:
+        """Yields (index of the task, receipt or what it raised) as they end."""
         ...
 
 
@@ -64,18 +67,21 @@ class Receipt:
     outputs: dict[str, str]
 
 
-def call(task: Task) -> Receipt:
-    """Runs a task here and now."""
+def call(task: Task) -> Ended:
+    """Runs a task here and now; an error that its user can mend is returned."""
     module, _, name = task.function.partition(":")
-    result = getattr(import_module(module), name)(**task.params)
+    try:
+        result = getattr(import_module(module), name)(**task.params)
+    except ChatLMError as error:
+        return error
     return Receipt(result, {path: file_sha256(Path(path)) for path in task.outputs})
 
 
 class HereAndNow:
     """One task after another in this process."""
 
-    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Receipt]]:
-        """Yields (index of the task, receipt) in order."""
+    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Ended]]:
+        """Yields (index of the task, receipt or what it raised) in order."""
         for index, task in enumerate(tasks):
             yield index, call(task)
 
@@ -101,21 +107,43 @@ class Engine:
         Raises:
             ChatLMError: What a task raised; the receipts of those that ended before stay.
         """
+        results = list[Result]()
+        for result in self._ended(tasks, title, is_strict=True):
+            assert not isinstance(result, ChatLMError)
+            results.append(result)
+        return results
+
+    def attempt(self, tasks: Sequence[Task], title: str) -> list[Result | ChatLMError]:
+        """Returns the result of each task, or what it raised; an error does not stop the others."""
+        return self._ended(tasks, title, is_strict=False)
+
+    def _ended(
+        self, tasks: Sequence[Task], title: str, *, is_strict: bool
+    ) -> list[Result | ChatLMError]:
         from chatlm.corpus.progress import StageProgress
 
         receipts = {i: found for i, task in enumerate(tasks) if (found := self._found(task))}
         waiting = [index for index in range(len(tasks)) if index not in receipts]
         waiting.sort(key=lambda index: -tasks[index].weight)
+        errors = dict[int, ChatLMError]()
         with StageProgress(title, tasks, receipts) as progress:
-            for place, receipt in self._executor.execute([tasks[index] for index in waiting]):
+            for place, ended in self._executor.execute([tasks[index] for index in waiting]):
                 index = waiting[place]
-                receipts[index] = receipt
-                self._remember(tasks[index], receipt)
+                if isinstance(ended, ChatLMError):
+                    if is_strict:
+                        raise ended
+                    errors[index] = ended
+                    continue
+                receipts[index] = ended
+                self._remember(tasks[index], ended)
                 self.num_run += bool(tasks[index].outputs)
-                progress.advance(tasks[index], receipt)
+                progress.advance(tasks[index], ended)
         for receipt in receipts.values():
             self._sha256.update(receipt.outputs)
-        return [receipts[index].result for index in range(len(tasks))]
+        return [
+            errors[index] if index in errors else receipts[index].result
+            for index in range(len(tasks))
+        ]
 
     def sha256(self, path: str) -> str:
         """Returns the hash of a file that one of the tasks wrote."""

@@ -109,5 +109,5 @@ def test_a_file_without_one_usable_row_is_an_error_that_counts(tmp_path):
     path = tmp_path / "raw" / "belle" / FILES["belle"]
     path.parent.mkdir(parents=True)
     path.write_bytes(b'{"instruction": ""}\nnot json\n')
-    with pytest.raises(DataError, match="not one of 2 rows.*1 malformed_json"):
+    with pytest.raises(DataError, match=r"not one of 2 rows.*1 malformed_json"):
         clean_stage.clean(SOURCES["belle"], [path], POLICY["belle"], tmp_path / "clean", Engine())

@@ -7,6 +7,7 @@ a few passes of regexes over as short a beginning of the article as gives enough
 
 import re
 from collections.abc import Callable
+from functools import cache
 
 from chatlm.corpus.wiki.templates import LOST, shown
 from chatlm.corpus.wiki.variants import ENOUGH_CHARS, beginning, resolve_variants
@@ -28,9 +29,9 @@ _NOT_SHOWN = re.compile(
 _INTERWIKI = re.compile(r"\A:?(?:[a-z][a-z\-]{0,12}:)+(?=\S)")
 
 _EXTENSION = re.compile(
-    r"<!--|-->|<(/?)(ref|references|nowiki|math|chem|ce|score|hiero|code|pre|source|"
+    r"<(?:!--|(/?)(ref|references|nowiki|math|chem|ce|score|hiero|code|pre|source|"
     r"syntaxhighlight|gallery|timeline|imagemap|mapframe|maplink|graph|templatestyles|section|"
-    r"indicator|langconvert|inputbox|includeonly)\b([^<>]*)>",
+    r"indicator|langconvert|inputbox|includeonly)\b([^<>]*)>)",
     re.IGNORECASE,
 )
 _LOST_TAGS = frozenset(("math", "chem", "ce", "score", "hiero"))
@@ -165,20 +166,33 @@ def _without_extensions(text: str) -> str:
 
     Formulas and code leave a sign that they are lost. What is not closed is left from its tag on.
     """
-    kept, at, opened, start = list[str](), 0, "", 0
-    for tag in _EXTENSION.finditer(text):
-        name = tag[2].lower() if tag[2] else tag[0]
-        if opened:
-            if name == "-->" if opened == "<!--" else (tag[1] and name == opened):
-                kept.append(_instead_of(opened, text[start : tag.start()]))
-                at, opened = tag.end(), ""
-        elif name != "-->":
-            kept.append(text[at : tag.start()])
-            at = tag.end()
-            if not tag[1] and (name == "<!--" or not tag[3].rstrip().endswith("/")):
-                opened, at, start = name, tag.start(), tag.end()
+    kept, at = list[str](), 0
+    start = text.find("<")
+    while start >= 0:
+        tag = _EXTENSION.match(text, start)
+        if tag is None:
+            start = text.find("<", start + 1)
+            continue
+        name, inside, end = (tag[2] or "").lower(), "", tag.end()
+        if not name:
+            end = text.find("-->", end) + 3
+            if end < 3:
+                break
+        elif not tag[1] and not tag[3].rstrip().endswith("/"):
+            closed = _closing(name).search(text, end)
+            if closed is None:
+                break
+            inside, end = _instead_of(name, text[end : closed.start()]), closed.end()
+        kept += text[at:start], inside
+        at = end
+        start = text.find("<", end)
     kept.append(text[at:])
     return "".join(kept)
+
+
+@cache
+def _closing(name: str) -> re.Pattern[str]:
+    return re.compile(f"</{name}\\b[^<>]*>", re.IGNORECASE)
 
 
 def _instead_of(tag: str, inside: str) -> str:

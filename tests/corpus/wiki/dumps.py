@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from chatlm.corpus.records import Record, Rejected
-from chatlm.corpus.wiki.dump import read_pages
+from chatlm.corpus.wiki.dump import read_wikitext
 
 HEADER = (
     '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="zh">\n'
@@ -56,7 +56,7 @@ def write(path: Path, content: bytes | str) -> Path:
 
 def found_in(path: Path) -> list[tuple[int, str]]:
     """Returns position and title or reason of all that is found in a dump."""
-    return [short(one) for one in read_pages(path)]
+    return [short(one) for one in read_wikitext(path)]
 
 
 def short(one: Record | Rejected) -> tuple[int, str]:

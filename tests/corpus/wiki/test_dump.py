@@ -9,7 +9,7 @@ import pytest
 from chatlm.corpus import readers
 from chatlm.corpus.records import Record, Rejected
 from chatlm.corpus.wiki import dump
-from chatlm.corpus.wiki.dump import Span, grouped, read_pages, streams
+from chatlm.corpus.wiki.dump import Span, grouped, read_pages, read_wikitext, streams
 from chatlm.errors import DataError
 
 from . import dumps
@@ -50,7 +50,7 @@ def test_every_page_is_an_article_or_has_a_reason(tmp_path, xml, kind):
 
 def test_only_the_entities_of_xml_are_decoded_and_only_once(tmp_path):
     xml = page("甲", "TEXT").replace("TEXT", "&amp;lt;&lt;&#39;&#x4E00;&#38;lt;&nbsp;&#0;&#xD800;")
-    (record,) = read_pages(write(tmp_path / "d.xml", HEADER + xml + FOOTER))
+    (record,) = read_wikitext(write(tmp_path / "d.xml", HEADER + xml + FOOTER))
     assert isinstance(record, Record)
     assert record.fields == {"title": "甲", "wikitext": "&lt;<'一&lt;&nbsp;\ufffd\ufffd"}
 

@@ -1,8 +1,10 @@
 """A multistream dump for `wiki.py`: made-up pages around given sentences.
 
 In: sentences, a number of pages, a seed. Out: a file like `pages-articles-multistream.xml.bz2`,
-100 pages a stream: redirects, other namespaces, disambiguations and articles with infoboxes,
-footnotes, tables, language variants; half of the articles in traditional characters as given.
+100 pages a stream: 25% redirects, 17% templates, 3% disambiguations, and 55% articles with
+infoboxes, footnotes, tables, language variants; half of the articles in traditional characters as
+given. An article and its share of the other pages have 7.9 kB of XML, as the dump has (11 GB for
+1.4 million articles), and are as uneven: half of them have less than 5 kB, and 1% more than 30 kB.
 """
 
 import bz2
@@ -41,6 +43,7 @@ _PAGE = """  <page>
     </revision>
   </page>
 """
+_MAX_SECTIONS = 40
 _SENTENCE = re.compile(r"[^。！？\n]{10,120}[。！？]")
 _WORD = re.compile(r"[\u4e00-\u9fff]{2,5}")
 
@@ -122,7 +125,7 @@ def _article(title: str, sentences: list[str], words: list[str], draw: random.Ra
     parts.append(opening + _prose(sentences, words, draw, 1, 8))
     for _ in range(draw.randint(0, 2)):
         parts.append("\n" + _prose(sentences, words, draw, 2, 6))
-    for _ in range(draw.randint(1, 4)):
+    for _ in range(min(int(draw.lognormvariate(0.66, 1.0)), _MAX_SECTIONS)):
         parts.append(f"\n== {draw.choice(words)} ==\n" + _prose(sentences, words, draw, 3, 20))
         if draw.random() < 0.15:
             cells = "\n".join(

@@ -226,7 +226,8 @@ def clean(argv: Sequence[str]) -> int:
             f"{', '.join(absent)} (see data/README.md)"
         )
     # One damaged corpus must not cost the others; its earlier output is untouched.
-    done = clean_stage.clean_all(jobs, clean_dir, settings.open(clean_dir / ".receipts"))
+    with settings.open(clean_dir / ".receipts") as engine:
+        done = clean_stage.clean_all(jobs, clean_dir, engine)
     num_named = len(jobs) + len(failures)
     failures += [str(result) for result in done if isinstance(result, ChatLMError)]
     if absent:
@@ -242,17 +243,14 @@ def build(argv: Sequence[str]) -> int:
     """Builds the three parts from the clean files; returns 0."""
     settings = cli.parse(argv, BuildCommandSettings)
     clean_dir, out_dir = Path(settings.clean), Path(settings.out)
-    build_stage.build(
-        clean_dir,
-        _cleaned(settings.sources, clean_dir),
-        out_dir,
-        BuildSettings(
-            settings.seed,
-            SplitSizes(settings.valid_rows, settings.test_rows, settings.max_percent),
-            DuplicateSettings(near=settings.near, eval_dir=settings.evaluation),
-        ),
-        settings.open(build_stage.work_folder(out_dir) / "receipts"),
+    asked = BuildSettings(
+        settings.seed,
+        SplitSizes(settings.valid_rows, settings.test_rows, settings.max_percent),
+        DuplicateSettings(near=settings.near, eval_dir=settings.evaluation),
     )
+    sources = _cleaned(settings.sources, clean_dir)
+    with settings.open(build_stage.work_folder(out_dir) / "receipts") as engine:
+        build_stage.build(clean_dir, sources, out_dir, asked, engine)
     return 0
 
 
@@ -262,6 +260,8 @@ def stats(argv: Sequence[str]) -> int:
     clean_dir = Path(settings.clean)
     rows = statistics.stats(clean_dir, _cleaned(settings.sources, clean_dir))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
     for table in (
         tables.counts_table(rows),
         tables.reasons_table(rows),
@@ -280,7 +280,8 @@ def check(argv: Sequence[str]) -> int:
     settings = cli.parse(argv, VerifySettings)
     clean_dir, out_dir = Path(settings.clean), Path(settings.out)
     executor = executor_for(settings.engine, settings.workers, settings.address)
-    checked = verify.verify(clean_dir, out_dir, Engine(executor))
+    with Engine(executor) as engine:
+        checked = verify.verify(clean_dir, out_dir, engine)
     for line in checked.notes:
         print(line)
     if checked.problems:
@@ -300,6 +301,9 @@ def explain(argv: Sequence[str]) -> int:
         print(line)
     return 0
 
+
+_FILE_WIDTH = 160
+"""How wide tables are in a file or a pipe, where no terminal says it."""
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "download": (fetch, DownloadSettings),

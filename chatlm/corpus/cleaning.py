@@ -5,6 +5,7 @@ row with its reason, and counts. Pure, so that batches can be worked on anywhere
 and holds no policy. `columns` gives the same results for whole blocks.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -45,18 +46,18 @@ def clean_batch(
     judges = recipe.filters()
     for record in records:
         if isinstance(record, Rejected):
-            _drop(done, record)
+            drop(done, record)
             continue
         found = source.convert(record.fields)
         if isinstance(found, str):
-            _drop(done, Rejected(path, record.position, found, _excerpt(record)))
+            drop(done, Rejected(path, record.position, found, _excerpt(record)))
             continue
         votes = source.votes(record.fields) if source.votes and recipe.min_votes else None
         for turn, example in enumerate(found):
-            cleaned = _judged(example, recipe, judges, votes, done.counts)
+            cleaned = _cleaned(example, recipe, judges, votes, done.counts)
             if isinstance(cleaned, str):
                 excerpt = f"{example.prompt}\n{example.response}"
-                _drop(done, Rejected(path, record.position, cleaned, excerpt, turn))
+                drop(done, Rejected(path, record.position, cleaned, excerpt, turn))
                 continue
             done.examples.append(cleaned)
             done.positions.append(record.position)
@@ -75,6 +76,15 @@ def clean_example(example: Example, recipe: Recipe, counts: Counts) -> Example |
     changed = counts.modified
     prompt = normalize(example.prompt, changed)
     response = normalize(example.response, changed)
+    return finish_example(Example(prompt, response, example.source), recipe, changed)
+
+
+def finish_example(example: Example, recipe: Recipe, changed: Counter[str]) -> Example | str:
+    """Returns a normalised example masked, stripped and finished, or a reason.
+
+    `changed` counts the rules that did something.
+    """
+    prompt, response = example.prompt, example.response
     if recipe.mask:
         prompt = private.mask(prompt, changed)
     rules = set[str]()
@@ -107,7 +117,7 @@ def _shortened(prompt: str, response: str, recipe: Recipe, rules: set[str]) -> s
     return finished
 
 
-def _judged(
+def _cleaned(
     example: Example, recipe: Recipe, judges: Sequence[Filter], votes: int | None, counts: Counts
 ) -> Example | str:
     """Returns the cleaned example, or the first reason to drop it."""
@@ -116,13 +126,19 @@ def _judged(
     cleaned = clean_example(example, recipe, counts)
     if isinstance(cleaned, str):
         return cleaned
+    found = judged(cleaned, judges)
+    return found if isinstance(found, str) or recipe.policy is None else "rejected_by_policy"
+
+
+def judged(example: Example, judges: Sequence[Filter]) -> Example | str:
+    """Returns `example`, or the first reason that one of `judges` has to drop it."""
     for judge in judges:
-        if reason := judge(cleaned):
+        if reason := judge(example):
             return reason
-    return cleaned if recipe.policy is None else "rejected_by_policy"
+    return example
 
 
-def _drop(done: CleanBatch, reject: Rejected) -> None:
+def drop(done: CleanBatch, reject: Rejected) -> None:
     """Books a reject. Its excerpt is masked as a whole, whatever the recipe says, then cut."""
     excerpt = excerpt_of(private.mask(normalize(reject.excerpt[:_MASKED_CHARS])))
     done.rejects.append(replace(reject, excerpt=excerpt))

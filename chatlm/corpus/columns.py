@@ -6,7 +6,8 @@ then both are put in the order of the raw data. Nothing is decided here that is 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,14 @@ from chatlm.corpus import boilerplate, cleaning, filters, private, quality
 from chatlm.corpus.clean_columns import CleanColumns, Room
 from chatlm.corpus.counts import Counts
 from chatlm.corpus.example import Example
+from chatlm.corpus.filters import Filter
 from chatlm.corpus.kernels import clean, screens, triggers
 from chatlm.corpus.kernels.characters import folds
 from chatlm.corpus.kernels.normalizing import RULE_NAMES
 from chatlm.corpus.kernels.screens import Limits
 from chatlm.corpus.kernels.texts import Texts
 from chatlm.corpus.raw_blocks import RawBlock
-from chatlm.corpus.recipe import Recipe
+from chatlm.corpus.recipe import QUALITY, Recipe
 from chatlm.corpus.records import Record, Rejected
 from chatlm.corpus.shapes import SHAPES, Shape
 from chatlm.corpus.sources import Source
@@ -42,6 +44,19 @@ _STRINGS = {"mojibake": quality.MOJIBAKE, "markup": quality.MARKUP}
 """The strings without which a filter does not fire, in answers only and in both texts."""
 
 
+@dataclass(slots=True)
+class _Asked:
+    """What became of the rows that were asked about and did not stay as they were.
+
+    `rows` is parallel to `examples`; `reasons` has the rows that were dropped.
+    """
+
+    rows: list[int] = field(default_factory=list[int])
+    examples: list[Example] = field(default_factory=list[Example])
+    reasons: dict[int, str] = field(default_factory=dict[int, str])
+    counts: Counts = field(default_factory=Counts)
+
+
 class ColumnRoad:
     """Cleans the blocks of one source under one recipe, and keeps its buffers between them."""
 
@@ -53,7 +68,9 @@ class ColumnRoad:
         strings = _strings(self.shape, recipe)
         self._tables = clean.Tables(triggers.mark(strings), folds(), triggers.index(strings))
         self._asked = _asked(self.shape, recipe)
-        self._judges = recipe.filters()[-len(recipe.drop) - len(recipe.quality) or None :]
+        self._filters = recipe.filters()
+        self._judges = [(triggers.asks(name), judge) for name, judge in _judges(recipe).items()]
+        self._unmasked = replace(recipe, mask=False)
         self._room = Room()
 
     def clean_block(self, block: RawBlock, path: str) -> CleanColumns:
@@ -61,15 +78,19 @@ class ColumnRoad:
         columns = self._columns(block)
         done = _done(self._room, columns, self._ordinary(block))
         clean.clean_rows(columns, self._tables, self._asked, _work(self._room, columns), done)
-        self._ask(done)
+        asked = self._ask(block, done)
         fast = np.flatnonzero(done.outcome == clean.KEPT)
         slow = np.flatnonzero((done.outcome != clean.KEPT) & (done.outcome < clean.LOW_VOTES))
         counts = Counts(len(fast), len(fast), modified=_modified(done))
-        dropped = self._dropped(block, done, path)
+        counts.add(asked.counts)
+        dropped = self._dropped(block, done, asked.reasons, path)
         counts.add(dropped.counts)
         records = _in_order([block.record(row) for row in slow.tolist()], block.others)
         rest = cleaning.clean_batch(records, path, self._source, self._recipe)
         counts.add(rest.counts)
+        rest.examples.extend(asked.examples)
+        rest.positions.extend(block.positions[asked.rows].tolist())
+        rest.turns.extend([0] * len(asked.rows))
         rejects = sorted(
             [*dropped.rejects, *rest.rejects], key=lambda one: (one.position, one.turn)
         )
@@ -88,48 +109,80 @@ class ColumnRoad:
             outcome[:] = clean.SHAPE
         return outcome
 
-    def _ask(self, done: clean.Done) -> None:
-        """Keeps the doubted rows of which the rules in doubt say nothing; others go slowly."""
-        for row in np.flatnonzero(done.outcome == clean.DOUBTED).tolist():
-            start, end = done.prompt_spans[row]
-            prompt = done.prompt[start:end].tobytes().decode()
-            start, end, whole_end = done.response_spans[row]
+    def _ask(self, block: RawBlock, done: clean.Done) -> _Asked:
+        """Asks the rules in doubt; gives the rows of which they say something another outcome."""
+        asked, changed = _Asked(), Counter[str]()
+        rows = np.flatnonzero(done.outcome == clean.DOUBTED)
+        spans = np.concatenate([done.prompt_spans[rows], done.response_spans[rows]], axis=1)
+        for row, (first, last, start, end, whole_end), doubts in zip(
+            rows.tolist(), spans.tolist(), done.doubts[rows].tolist(), strict=True
+        ):
+            prompt = done.prompt[first:last].tobytes().decode()
             response = done.response[start:end].tobytes().decode()
             whole = done.response[start:whole_end].tobytes().decode() if whole_end > end else ""
-            doubts = int(done.doubts[row])
-            harmless = self._are_harmless(prompt, (response, whole), doubts)
-            done.outcome[row] = clean.KEPT if harmless else clean.SCREENS
+            found = self._answered(prompt, response, whole, doubts, changed)
+            if found is None:
+                done.outcome[row] = clean.KEPT
+                changed.clear()
+                continue
+            done.changed[row] &= ~(1 << clean.FINISH_RULE + clean.RESPONSE_BITS)
+            asked.counts.modified.update(changed)
+            changed.clear()
+            if isinstance(found, str):
+                done.outcome[row] = clean.ASKED_DROPPED
+                asked.reasons[row] = found
+            else:
+                done.outcome[row] = clean.ASKED_CHANGED
+                asked.rows.append(row)
+                asked.examples.append(replace(found, source=self._named(block, row)))
+        asked.counts.rows_in = asked.counts.kept = len(asked.rows)
+        return asked
 
-    def _are_harmless(self, prompt: str, responses: Sequence[str], doubts: int) -> bool:
-        """Returns whether the rules in doubt leave a pair alone, before and after finishing."""
-        if doubts >> clean.PROMPT_DOUBTS & screens.NUMBERS and private.mask(prompt) != prompt:
-            return False
-        if doubts & screens.NUMBERS and any(private.mask(text) != text for text in responses):
-            return False
-        if doubts & screens.ENDS:
-            wishes = self._recipe.wishes
-            for text in responses:
-                if boilerplate.strip_boilerplate(prompt, text, wishes=wishes) != text:
-                    return False
-        strings = screens.STRINGS | screens.STRINGS << clean.PROMPT_DOUBTS
-        if doubts & (strings | screens.LOOPS):
-            example = Example(prompt, responses[0], self._source.name)
-            return not any(judge(example) for judge in self._judges)
-        return True
+    def _answered(
+        self, prompt: str, response: str, whole: str, doubts: int, changed: Counter[str]
+    ) -> Example | str | None:
+        """Returns the example that the rules in doubt make of a normalised pair, a reason, or None.
 
-    def _dropped(self, block: RawBlock, done: clean.Done, path: str) -> cleaning.CleanBatch:
-        """Returns the rejects of the rows that the pass dropped, and their counts."""
+        None stands for the pair as the pass has it: `prompt`, and `response` cut from `whole`. For
+        the rest `changed` counts the rules that did something after normalising.
+        """
+        either = doubts | doubts >> clean.PROMPT_DOUBTS
+        if either & (screens.NUMBERS | screens.ENDS):
+            recipe = self._recipe if either & screens.NUMBERS else self._unmasked
+            raw = Example(prompt, whole or response, self._source.name)
+            found = cleaning.finish_example(raw, recipe, changed)
+            if isinstance(found, str):
+                return found
+            as_it_is = (found.prompt, found.response) == (prompt, response)
+            if not as_it_is or set(changed) != ({"finish"} if whole else set()):
+                return cleaning.judged(found, self._filters)
+        elif whole:
+            changed["finish"] += 1
+        example = Example(prompt, response, self._source.name)
+        reasons = (judge(example) for bit, judge in self._judges if doubts & bit)
+        return next(filter(None, reasons), None)
+
+    def _dropped(
+        self, block: RawBlock, done: clean.Done, reasons: Mapping[int, str], path: str
+    ) -> cleaning.CleanBatch:
+        """Returns the rejects of the rows that the pass or `_ask` dropped, and their counts."""
         dropped = cleaning.CleanBatch()
-        for row in np.flatnonzero(done.outcome >= clean.LOW_VOTES).tolist():
+        gone = (done.outcome >= clean.LOW_VOTES) & (done.outcome != clean.ASKED_CHANGED)
+        for row in np.flatnonzero(gone).tolist():
             record = block.record(row)
             found = self._source.convert(record.fields)
             if isinstance(found, str):  # The record gave no example, whatever its votes.
                 reason, text = found, "\n".join(map(str, record.fields.values()))
             else:
-                reason = clean.OUTCOMES[done.outcome[row]]
+                reason = reasons.get(row) or clean.OUTCOMES[done.outcome[row]]
                 text = f"{found[0].prompt}\n{found[0].response}"
-            cleaning._drop(dropped, Rejected(path, record.position, reason, text))
+            cleaning.drop(dropped, Rejected(path, record.position, reason, text))
         return dropped
+
+    def _named(self, block: RawBlock, row: int) -> str:
+        """Returns the name of the corpus of a row."""
+        origin = self.shape.origin
+        return (block.texts[origin][row] if origin else "") or self._source.name
 
     def _columns(self, block: RawBlock) -> clean.Columns:
         shape = self.shape
@@ -177,9 +230,7 @@ class ColumnRoad:
     ) -> str | list[str]:
         if self.shape.origin is None:
             return self._source.name
-        named = block.texts[self.shape.origin]
-        default = self._source.name
-        sources = [named[row] or default for row in fast.tolist()]
+        sources = [self._named(block, row) for row in fast.tolist()]
         sources += [example.source for example in rest.examples]
         return [sources[place] for place in order.tolist()]
 
@@ -236,9 +287,16 @@ def _asked(shape: Shape, recipe: Recipe) -> clean.Asked:
             bars=most,
             loop_chars=quality.MIN_LOOP_CHARS,
             loop_probe=quality.LOOP_PROBE,
-            needs_letter="no_prose" in recipe.quality,
+            filters=sum(map(triggers.asks, _judges(recipe))),
         ),
     )
+
+
+def _judges(recipe: Recipe) -> dict[str, Filter]:
+    """Returns the filters of a recipe that may have to be asked, in the order of judging."""
+    dropped = {"table": filters.table, "translation_task": filters.translation_task}
+    judges: dict[str, Filter] = {name: dropped[name] for name in recipe.drop if name in dropped}
+    return judges | {name: judge for name, judge in QUALITY.items() if name in recipe.quality}
 
 
 def _strings(shape: Shape, recipe: Recipe) -> dict[str, int]:
@@ -259,12 +317,12 @@ def _strings(shape: Shape, recipe: Recipe) -> dict[str, int]:
         add((*boilerplate.CLOSINGS, *boilerplate.WISHES), triggers.AT_END)
     for name, strings in _ANSWER_STRINGS.items():
         if name in recipe.quality:
-            add(strings, triggers.IN_ANSWER)
+            add(strings, triggers.IN_ANSWER | triggers.asks(name))
     for name, strings in _STRINGS.items():
         if name in recipe.quality:
-            add(strings, everywhere)
+            add(strings, everywhere | triggers.asks(name))
     if "translation_task" in recipe.drop:
-        add(filters.TRIGGERS, triggers.IN_PROMPT)
+        add(filters.TRIGGERS, triggers.IN_PROMPT | triggers.asks("translation_task"))
     return places
 
 

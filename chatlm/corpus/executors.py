@@ -44,7 +44,7 @@ def executor_for(engine: str, workers: int, address: str) -> Executor:
 
 
 class LocalPool:
-    """Worker processes of this machine; they end with the process that started them."""
+    """Worker processes of this machine; they end with the process that started them, or before."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -71,6 +71,12 @@ class LocalPool:
         finally:
             for future in futures:
                 future.cancel()
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
     def _started(self) -> ProcessPoolExecutor:
         """Returns the pool, which lives as long as this process: starting it takes seconds."""
@@ -111,6 +117,7 @@ class RayCluster:
     def __init__(self, address: str, workers: int) -> None:
         self._address = address
         self._workers = workers
+        self._ray: Any = None
 
     def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Ended]]:
         """Yields (index of the task, receipt or what it raised) as they end.
@@ -139,6 +146,12 @@ class RayCluster:
                         "again"
                     ) from error
 
+    def close(self) -> None:
+        """Leaves the cluster; one that was started here ends."""
+        if self._ray is not None:
+            self._ray.shutdown()
+            self._ray = None
+
     def _connected(self) -> Any:
         """Returns the ray module, connected to the cluster."""
         try:
@@ -156,4 +169,5 @@ class RayCluster:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
                 raise ConfigError(f"no Ray cluster at {self._address!r}: {reason}") from error
+        self._ray = ray
         return ray

@@ -18,14 +18,14 @@ TRIGGERS: tuple[str, ...] = ("译", "ranslat", "TRANSLAT")
 TABLE_SIGNS = "|+\t"
 """A text without one of these signs is no `table`."""
 
-_CLOSERS = "”’」』）)】》〉\"'"
+CLOSERS = "”’」』）)】》〉\"'"
 _SENTENCE_END = re.compile(
-    f"(?:[。！？…]|[!?](?=[\\s{HAN}{_CLOSERS}]|\\Z)|(?<![0-9])\\.(?=[\\s{_CLOSERS}]|\\Z))[{_CLOSERS}]*"
+    f"(?:[。！？…]|[!?](?=[\\s{HAN}{CLOSERS}]|\\Z)|(?<![0-9])\\.(?=[\\s{CLOSERS}]|\\Z))[{CLOSERS}]*"
 )
-_ENDED = re.compile(
-    f"[。！？!?….；;~～^{_CLOSERS}`*}}\\]>|\U0001f300-\U0001faff\u2600-\u27bf\ufe0f]\\Z"
+ENDED = re.compile(
+    f"[。！？!?….；;~～^{CLOSERS}`*}}\\]>|\U0001f300-\U0001faff\u2600-\u27bf\ufe0f]\\Z"
 )
-_DANGLING = re.compile("[，、：,（(【《「『“‘]\\Z")
+DANGLING = re.compile("[，、：,（(【《「『“‘]\\Z")
 # A line that is a unit of its own: an item of a list, or a Chinese line that is not indented code.
 _ITEM = " {0,3}(?:[-*•·]|\\d+[.)、）])"
 _WHOLE_LINE = re.compile(
@@ -175,9 +175,12 @@ def _is_balanced(text: str) -> bool:
 
 
 def _breaks_off(text: str, min_unended_chars: int | None) -> bool:
-    if _DANGLING.search(text) and not _EMPTY_FORM.search(text):
+    if not text:
+        return False
+    last = len(text) - 1
+    if DANGLING.match(text, last) and not _EMPTY_FORM.search(text):
         return True
-    if min_unended_chars is None or len(text) < min_unended_chars or _ENDED.search(text):
+    if min_unended_chars is None or len(text) < min_unended_chars or ENDED.match(text, last):
         return False
     last_line = text[text.rfind("\n") + 1 :]
     return _SENTENCE_END.search(last_line) is not None

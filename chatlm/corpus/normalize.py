@@ -27,14 +27,14 @@ uses them with spaces around."""
 
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # Zero-width joiners stay: emoji are made with them.
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
     "\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffc\ufffe\uffff]"
 )
 _WIDE_SPACES = "\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
 # Prose is indented with ideographic spaces; no-break spaces at a line start are copied code.
 _WIDE_INDENT = re.compile(f"^[ \t{_WIDE_SPACES[:-1]}]*\u3000[ \t{_WIDE_SPACES}]*", re.MULTILINE)
-_WIDE_SPACE = re.compile(f"[{_WIDE_SPACES}]")
+WIDE_SPACE = re.compile(f"[{_WIDE_SPACES}]")
 # (?<! ) keeps a run of spaces that leads nowhere from being tried again at each of its spaces.
 _SPACED_MARK = re.compile(
     f"(?<! ) +(?=[{WIDE_MARKS}])|(?<=[{WIDE_MARKS}]) +(?=[{HAN}{WIDE_MARKS}])"
@@ -68,7 +68,7 @@ def line_ends(text: str) -> str:
 
 def invisible(text: str) -> str:
     """Removes control and formatting characters and stray byte order marks."""
-    return _INVISIBLE.sub("", text)
+    return INVISIBLE.sub("", text)
 
 
 def compose(text: str) -> str:
@@ -80,7 +80,7 @@ def wide_spaces(text: str) -> str:
     """Removes indentation by ideographic spaces; other special spaces become plain ones."""
     if "\u3000" in text:
         text = _WIDE_INDENT.sub("", text)
-    return _WIDE_SPACE.sub(" ", text)
+    return WIDE_SPACE.sub(" ", text)
 
 
 def spaced_marks(text: str) -> str:

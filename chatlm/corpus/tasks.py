@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
 import orjson
@@ -58,6 +59,10 @@ class Executor(Protocol):
         """Yields (index of the task, receipt or what it raised) as they end."""
         ...
 
+    def close(self) -> None:
+        """Ends the processes that were started."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -85,9 +90,12 @@ class HereAndNow:
         for index, task in enumerate(tasks):
             yield index, call(task)
 
+    def close(self) -> None:
+        """Does nothing: no process was started."""
+
 
 class Engine:
-    """Runs the tasks that are not done yet, and remembers.
+    """Runs the tasks that are not done yet, and remembers; use it with `with`.
 
     Args:
         executor: Where the tasks run.
@@ -100,6 +108,17 @@ class Engine:
         self._sha256 = dict[str, str]()
         self.num_run = 0
         """How many tasks with outputs had to run so far."""
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._executor.close()
 
     def run(self, tasks: Sequence[Task], title: str) -> list[Result]:
         """Returns the results in the order of `tasks`; `title` is shown to the person waiting.

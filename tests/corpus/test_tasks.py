@@ -59,8 +59,8 @@ def make(folder: Path, count: int, function: str = "double", **params: int) -> l
 
 def run(folder: Path, tasks: list[Task], executor=None) -> tuple[list[int], int]:
     """Returns the numbers and how many tasks had to run."""
-    engine = Engine(executor, folder / "receipts")
-    return [result["number"] for result in engine.run(tasks, "double")], engine.num_run
+    with Engine(executor, folder / "receipts") as engine:
+        return [result["number"] for result in engine.run(tasks, "double")], engine.num_run
 
 
 def test_a_task_is_done_once(tmp_path):

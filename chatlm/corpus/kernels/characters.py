@@ -40,7 +40,7 @@ NEWLINE = 1 << 14
 BLANK = 1 << 15
 SENTENCE = 1 << 16
 TRIGGER = 1 << 17
-"""Begins a string that a filter may fire on; set by `triggers.mark`."""
+"""A string of one character that a filter may fire on; set by `triggers.mark`."""
 PROSE = 1 << 18
 """Dropped by `prose_key` wherever it stands."""
 DROPPED_MARK = 1 << 19
@@ -72,12 +72,12 @@ _PATTERNS: dict[int, str] = {
     SPACE: r"\s",
     DECIMAL: r"\d",
     LINE_END: "[\r\x0b\x0c\x85\u2028\u2029]",
-    INVISIBLE: normalize._INVISIBLE.pattern,
-    WIDE_SPACE: normalize._WIDE_SPACE.pattern,
+    INVISIBLE: normalize.INVISIBLE.pattern,
+    WIDE_SPACE: normalize.WIDE_SPACE.pattern,
     REPEATS: "[。！？，、；～…—!?.~]",
-    ENDED: filters._ENDED.pattern.removesuffix("\\Z"),
-    DANGLING: filters._DANGLING.pattern.removesuffix("\\Z"),
-    CLOSER: f"[{filters._CLOSERS}]",
+    ENDED: filters.ENDED.pattern.removesuffix("\\Z"),
+    DANGLING: filters.DANGLING.pattern.removesuffix("\\Z"),
+    CLOSER: f"[{filters.CLOSERS}]",
     MARKUP: "[<&]",
     NEWLINE: "\n",
     BLANK: "[ \t]",

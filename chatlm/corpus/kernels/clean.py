@@ -15,8 +15,9 @@ from chatlm.corpus.kernels import finishing, joining, screens
 from chatlm.corpus.kernels.characters import BLANK, MARKUP, NEWLINE, UNSURE
 from chatlm.corpus.kernels.normalizing import normalize
 from chatlm.corpus.kernels.screens import Limits
-from chatlm.corpus.kernels.triggers import Triggers
+from chatlm.corpus.kernels.triggers import ALL_FILTERS, Triggers
 from chatlm.corpus.kernels.utf8 import decode, encode
+from chatlm.corpus.kernels.wide import unowned
 
 Bytes = NDArray[np.uint8]
 Points = NDArray[np.int32]
@@ -27,16 +28,18 @@ JOIN_NOTHING, JOIN_QUESTION, JOIN_INPUT = range(3)
 OUTCOMES = (
     *("kept", "doubted", "shape", "nfc", "raw_text", "screens", "finish"),
     *("low_votes", "cut_off", "too_short_prompt", "too_short_response"),
-    *("too_long_prompt", "not_chinese", "identical"),
+    *("too_long_prompt", "not_chinese", "identical", "asked_and_changed", "asked_and_dropped"),
 )
 """What becomes of a row: it is kept, kept if some rules that have to be asked do nothing, left to
-the row road for a cause, or dropped."""
+the row road for a cause, or dropped; the last two come from asking."""
 KEPT, DOUBTED, SHAPE, NFC, RAW_TEXT, SCREENS, FINISH = range(7)
 LOW_VOTES, CUT_OFF, SHORT_PROMPT, SHORT_RESPONSE, LONG_PROMPT, NOT_CHINESE, IDENTICAL = range(7, 14)
+ASKED_CHANGED, ASKED_DROPPED = 14, 15
 FINISH_RULE = 7
 """The bit of `Done.changed` that stands for `finish`, behind the rules of `normalize`."""
 PROMPT_DOUBTS = 8
-"""The bits of the prompt in `Done.doubts` begin here; those of the response at 0."""
+"""The bits of the prompt in `Done.doubts` begin here; those of the response at 0. The bits of
+filters, which judge both, stand where they are."""
 RESPONSE_BITS = 8
 """The bits of the response begin here; those of the prompt at 0."""
 
@@ -114,6 +117,9 @@ class Done(NamedTuple):
 @njit(cache=True, nogil=True)
 def clean_rows(columns: Columns, tables: Tables, asked: Asked, work: Work, done: Done) -> None:
     """Cleans the rows whose `done.outcome` is KEPT, and sets the outcome of those that are not."""
+    # The caller holds all these arrays; counting that again in every small function takes longer
+    # than cleaning.
+    columns, tables, work, done = _unowned(columns, tables, work, done)
     prompt_at, response_at = 0, 0
     for row in range(len(done.outcome)):
         done.changed[row] = 0
@@ -124,6 +130,52 @@ def clean_rows(columns: Columns, tables: Tables, asked: Asked, work: Work, done:
             done.outcome[row] = _clean_row(columns, tables, asked, work, done, row)
             prompt_at = done.prompt_spans[row, 1]
             response_at = done.response_spans[row, 2]
+
+
+@njit(cache=True, nogil=True)
+def _unowned(
+    columns: Columns, tables: Tables, work: Work, done: Done
+) -> tuple[Columns, Tables, Work, Done]:
+    triggers = tables.triggers
+    return (
+        Columns(
+            unowned(columns.prompt),
+            unowned(columns.prompt_offsets),
+            unowned(columns.detail),
+            unowned(columns.detail_offsets),
+            unowned(columns.answer),
+            unowned(columns.answer_offsets),
+        ),
+        Tables(
+            unowned(tables.classes),
+            unowned(tables.folds),
+            Triggers(
+                unowned(triggers.points),
+                unowned(triggers.offsets),
+                unowned(triggers.slots),
+                unowned(triggers.places),
+                unowned(triggers.singles),
+                unowned(triggers.single_places),
+                unowned(triggers.pairs),
+            ),
+        ),
+        Work(
+            unowned(work.raw),
+            unowned(work.prompt),
+            unowned(work.answer),
+            unowned(work.key),
+            unowned(work.other_key),
+        ),
+        Done(
+            unowned(done.prompt),
+            unowned(done.prompt_spans),
+            unowned(done.response),
+            unowned(done.response_spans),
+            unowned(done.outcome),
+            unowned(done.changed),
+            unowned(done.doubts),
+        ),
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -165,7 +217,7 @@ def _clean_row(
     prompt_doubts = screens.prompt_doubts(
         work.prompt, prompt_num, classes, tables.triggers, asked.limits
     )
-    doubts |= prompt_doubts << PROMPT_DOUBTS
+    doubts |= prompt_doubts & ALL_FILTERS | (prompt_doubts & ~ALL_FILTERS) << PROMPT_DOUBTS
     outcome = CUT_OFF if cut_off else _judge(work, prompt_num, kept, asked, classes)
     foreign = screens.FOREIGN | screens.FOREIGN << PROMPT_DOUBTS
     if (outcome != KEPT and doubts) or doubts & foreign:

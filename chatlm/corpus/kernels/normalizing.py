@@ -36,6 +36,7 @@ _CR, _LF, _TAB, _SPACE, _IDEOGRAPHIC = 13, 10, 9, 32, 0x3000
 _STOP, _ELLIPSIS, _DASH = 0x3002, 0x2026, 0x2014
 _CLOSE_SINGLE, _CLOSE_DOUBLE, _CLOSE_BRACKET = 0x2019, 0x201D, 0x29
 _EXCLAMATION, _QUESTION = 0x21, 0x3F
+_WIDE, _RAISED, _LONG = 1, 2, 4
 
 
 @njit(cache=True, nogil=True)
@@ -168,12 +169,34 @@ def _has_repeats(points: Points, num: int, classes: Classes) -> bool:
 
 @njit(cache=True, nogil=True)
 def _repeated_marks(points: Points, num: int, classes: Classes) -> int:
-    num = _wide_runs(points, num, classes)
-    num = _pairs(points, num, _ELLIPSIS)
-    num = _pairs(points, num, _DASH)
-    num = _raised_voices(points, num, classes)
-    num = _ascii_runs(points, num, ord("."), 4, 3, classes)
-    return _ascii_runs(points, num, ord("~"), 3, 1, classes)
+    runs = _runs(points, num, classes)
+    if runs & _WIDE:
+        num = _wide_runs(points, num, classes)
+    if runs & (_WIDE | _LONG):  # Full stops become ellipses.
+        num = _pairs(points, num, _ELLIPSIS)
+        num = _pairs(points, num, _DASH)
+    if runs & _RAISED:
+        num = _raised_voices(points, num, classes)
+    if runs & _LONG:
+        num = _ascii_runs(points, num, ord("."), 4, 3, classes)
+        num = _ascii_runs(points, num, ord("~"), 3, 1, classes)
+    return num
+
+
+@njit(cache=True, nogil=True)
+def _runs(points: Points, num: int, classes: Classes) -> int:
+    """Returns which kinds of runs there are: two of a wide mark, two of ! or ?, three of any."""
+    runs = 0
+    for i in range(1, num):
+        point = points[i]
+        if point == points[i - 1] and classes[point] & REPEATS:
+            if classes[point] & WIDE_RUN:
+                runs |= _WIDE
+            elif point in (_EXCLAMATION, _QUESTION):
+                runs |= _RAISED
+            if i > 1 and points[i - 2] == point:
+                runs |= _LONG
+    return runs
 
 
 @njit(cache=True, nogil=True)

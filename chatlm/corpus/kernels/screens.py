@@ -5,7 +5,7 @@ In: a normalised text as code points. Out: the rules of `private`, `boilerplate`
 conditions that these modules document.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -24,6 +24,7 @@ from chatlm.corpus.kernels.characters import (
     WORD,
 )
 from chatlm.corpus.kernels.triggers import (
+    ALL_FILTERS,
     AT_END,
     AT_START,
     CONVERT,
@@ -34,7 +35,9 @@ from chatlm.corpus.kernels.triggers import (
     PRIVATE,
     TAIL_CHARS,
     Triggers,
+    asks,
     begins,
+    pair_of,
 )
 
 Points = NDArray[np.int32]
@@ -42,12 +45,14 @@ Classes = NDArray[np.int32]
 
 _UNDERSCORE, _COLON, _TAB, _BAR, _PLUS = 0x5F, 0x3A, 0x09, 0x7C, 0x2B
 _POINT, _MAX_GROUP, _IPV4_POINTS = 0x2E, 4, 3
+_ASCII_STOPS, _WIDE_STOPS = tuple(map(ord, "!?~\n")), tuple(map(ord, "。！？…～"))
 _NOTABLE = DECIMAL | TRIGGER | LOST | TAIL | SIGN
 
 
-ENDS, NUMBERS, STRINGS, LOOPS, FOREIGN = 1, 2, 4, 8, 16
-"""Doubts, as bits: a stock phrase at an end; private data; any string; repetition, no letter; what
-is left to the row road without asking."""
+ENDS, NUMBERS, FOREIGN = 1, 2, 4
+"""Doubts, as bits: a stock phrase at an end; private data; what is left to the row road without
+asking. The bits of filters that have to be asked are those of `triggers.asks`."""
+MOJIBAKE, NO_PROSE, REPETITION, TABLE = map(asks, ("mojibake", "no_prose", "repetition", "table"))
 
 
 class Limits(NamedTuple):
@@ -60,7 +65,7 @@ class Limits(NamedTuple):
         bars: Vertical bars and plus signs in a text.
         loop_chars: Characters of an answer that can be a loop.
         loop_probe: Characters of which a loop has a second copy.
-        needs_letter: Whether an answer without a letter has to be looked at.
+        filters: The filters that are there, as bits of `triggers.asks`.
     """
 
     digits: int
@@ -69,7 +74,7 @@ class Limits(NamedTuple):
     bars: int
     loop_chars: int
     loop_probe: int
-    needs_letter: bool
+    filters: int
 
 
 @njit(cache=True, nogil=True)
@@ -86,13 +91,11 @@ def answer_doubts(
 ) -> int:
     """Returns the rules that may fire on this answer, or on its first `kept` characters."""
     doubts = 0
-    if limits.needs_letter and not _has_letter(points, kept, classes):
-        doubts |= LOOPS
-    if kept >= limits.loop_chars:
-        middle = kept // 2
-        for start in (middle - limits.loop_probe, middle):
-            if _occurs_twice(points, kept, start, limits.loop_probe):
-                doubts |= LOOPS
+    if limits.filters & NO_PROSE and not _has_letter(points, kept, classes):
+        doubts |= NO_PROSE
+    may_loop = limits.filters & REPETITION and kept >= limits.loop_chars
+    if may_loop and _occurs_twice(points, kept, kept // 2, limits.loop_probe):
+        doubts |= REPETITION
     if kept < num and not _ends_are_harmless(points, kept, classes, triggers):
         doubts |= ENDS
     if not _ends_are_harmless(points, num, classes, triggers):
@@ -127,7 +130,9 @@ def _doubts(
     has_word = False
     for i in range(num):
         bits = classes[points[i]]
-        if not bits & _NOTABLE:
+        follower: Any = points[i + 1] if i + 1 < num else np.int32(0)
+        begun = triggers.pairs[pair_of(points[i], follower)]
+        if not (bits & _NOTABLE or begun):
             if bits & GAP:
                 points_seen += points[i] == _POINT
             else:
@@ -140,17 +145,16 @@ def _doubts(
                 doubts |= NUMBERS
         elif not bits & GAP:
             digits, points_seen = 0, 0
-        if bits & TRIGGER:
+        if bits & TRIGGER or begun:
             found = begins(points, i, num, triggers, places)
             has_word |= found & NUMBER_WORD != 0
             if found & CONVERT:
                 doubts |= FOREIGN
             if found & PRIVATE:
                 doubts |= NUMBERS
-            elif found and not found & NUMBER_WORD:
-                doubts |= STRINGS
+            doubts |= found & ALL_FILTERS
         if bits & LOST or (bits & TAIL and i and classes[points[i - 1]] & LEAD):
-            doubts |= STRINGS
+            doubts |= MOJIBAKE
         point = points[i]
         if point == _COLON:
             if i - colon <= _MAX_GROUP + 1:
@@ -158,28 +162,42 @@ def _doubts(
             colon = i
         tabs += point == _TAB
         bars += point in (_BAR, _PLUS)
-    if most >= limits.digits:
-        doubts |= FOREIGN  # Nearly always a telephone number: asking first would cost more.
-    elif has_word and most >= limits.few_digits:
+    if most >= limits.digits or (has_word and most >= limits.few_digits):
         doubts |= NUMBERS
     if tabs >= limits.tabs or bars >= limits.bars:
-        doubts |= STRINGS
-    return doubts
+        doubts |= TABLE
+    return doubts & (limits.filters | ~ALL_FILTERS)
 
 
 @njit(cache=True, nogil=True)
 def _ends_are_harmless(points: Points, num: int, classes: Classes, triggers: Triggers) -> bool:
-    """Looks at the first characters of an answer and at those before its last letter."""
+    """Looks at the first characters of an answer and at its last sentence.
+
+    `boilerplate` takes the end away only if it is one sentence and short.
+    """
     end = num
     while end and not classes[points[end - 1]] & WORD:
         end -= 1
     for i in range(min(HEAD_CHARS, num)):
         if classes[points[i]] & EDGE and begins(points, i, num, triggers, AT_START):
             return False
-    for i in range(max(end - TAIL_CHARS, 0), end):
+    start = end
+    while start and not _is_stop(points[start - 1]):
+        start -= 1
+        if end - start > TAIL_CHARS:
+            return True
+    for i in range(start, end):
         if classes[points[i]] & EDGE and begins(points, i, num, triggers, AT_END):
             return False
     return True
+
+
+@njit(cache=True, nogil=True)
+def _is_stop(point: int) -> bool:
+    """Returns whether a sentence ends here for `boilerplate`."""
+    if point < 0x80:
+        return point in _ASCII_STOPS
+    return point in _WIDE_STOPS
 
 
 @njit(cache=True, nogil=True)
@@ -191,14 +209,26 @@ def _has_letter(points: Points, num: int, classes: Classes) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _occurs_twice(points: Points, num: int, probe: int, length: int) -> bool:
-    """Returns whether `points[probe:probe + length]` is anywhere else in `points[:num]`."""
-    head = points[probe]
-    for i in range(num - length + 1):
-        if points[i] == head and i != probe:
-            k = 1
-            while k < length and points[i + k] == points[probe + k]:
-                k += 1
-            if k == length:
-                return True
+def _occurs_twice(points: Points, num: int, middle: int, length: int) -> bool:
+    """Returns whether the `length` characters before or after `middle` are anywhere else too."""
+    first, second = points[middle - 1], points[middle + length - 1]
+    for i in range(length - 1, num):
+        point = points[i]
+        if point == first and i != middle - 1 and _ends_alike(points, i, middle - 1, length):
+            return True
+        if (
+            point == second
+            and i != middle + length - 1
+            and _ends_alike(points, i, middle + length - 1, length)
+        ):
+            return True
     return False
+
+
+@njit(cache=True, nogil=True)
+def _ends_alike(points: Points, one: int, other: int, length: int) -> bool:
+    """Returns whether the `length` characters that end at one place are those at the other."""
+    for k in range(1, length):  # noqa: SIM110 (numba has no generators in all())
+        if points[one - k] != points[other - k]:
+            return False
+    return True

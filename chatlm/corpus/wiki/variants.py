@@ -75,7 +75,7 @@ def simplified(text: str) -> str:
     it makes 显着 of 显著 and 是幺 of 是么; `tw2sp` also makes 进程 of 程序. `t2s` does, and changes
     characters, not words; but it keeps 著 where traditional text writes the particle so.
     """
-    text = _converter().convert(text)
+    text = opencc_converter().convert(text)
     return _PARTICLE.sub("着", text) if "著" in text else text
 
 
@@ -96,7 +96,7 @@ def clean_text(title: str, text: str) -> tuple[str, str]:
 
 def clean_texts(pages: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Returns what `clean_text` returns for each of `pages`, with one conversion for all."""
-    parts = [part for title, text in pages for part in _to_convert(title, text)]
+    parts = [part for title, text in pages for part in before_conversion(title, text)]
     converted = iter(simplified_all(parts))
     return [
         (_TITLE_NOTE.sub("（\\1）", title.strip()), _joined(text).strip())
@@ -114,7 +114,7 @@ def simplified_all(texts: Sequence[str]) -> list[str]:
     return simplified(_SEPARATOR.join(texts)).split(_SEPARATOR) if texts else []
 
 
-def _to_convert(title: str, text: str) -> tuple[str, str]:
+def before_conversion(title: str, text: str) -> tuple[str, str]:
     """Returns both parts of a page as they are before they are converted."""
     title = resolve_variants(html.unescape(title)).replace("_", " ")
     text = resolve_variants(html.unescape(text))
@@ -172,5 +172,6 @@ def _shown(inside: str) -> str:
 
 
 @cache
-def _converter() -> opencc.OpenCC:
+def opencc_converter() -> opencc.OpenCC:
+    """Returns the one converter of this process."""
     return opencc.OpenCC("t2s")

@@ -189,7 +189,10 @@ def test_a_string_is_found_where_it_matters_whatever_its_case() -> None:
     assert found("a@b", triggers.IN_ANSWER) == []
     table = triggers.mark(strings)
     marked = {chr(point) for point in np.flatnonzero(table != classes())}
-    assert marked == {"w", "W", "谢", "@"}
+    assert marked == {"谢", "@"}
+    pairs = [triggers.pair_of(ord(pair[0]), ord(pair[1])) for pair in ("we", "WE", "wE", "谢邀")]
+    assert index.pairs[pairs].all()
+    assert index.pairs.sum() <= 5
 
 
 def test_no_mask_fires_on_few_digits_without_a_word_before() -> None:

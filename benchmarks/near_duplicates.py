@@ -6,10 +6,11 @@ In: a checkout of Chat-LM-small, a Python that has datasketch, and a parquet fil
 Out: a table and one line of JSON. Speed: rows a second of CPU time on one core, the predecessor's
 `DropDatasetDuplicate` on some rows, ours on the same and on all, after one round that is not timed
 (compilation), medians of interleaved rounds; ours is the whole stage with its files, from shards to
-decisions: exact and near duplicates of rows, and (left out in one figure) clusters of questions, of
-which the predecessor has none. Quality: rows that are
-linked to another one, against the exact Jaccard similarity of the 3-grams of all pairs of real rows
-and planted edits; the rules for numbers and responses are switched off there.
+decisions: exact and near duplicates of rows, and (left out in `without_questions`) clusters of
+questions, of which the predecessor has none. `in_memory` is what the predecessor's class does, by
+our loops: from texts in memory to which rows stay, without files, hashes and tasks. Quality: rows
+that are linked to another one, against the exact Jaccard similarity of the 3-grams of all pairs of
+real rows and planted edits; the rules for numbers and responses are switched off there.
 """
 
 import json
@@ -29,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks.duplicates_in_memory import blocks_of, in_memory
 from chatlm import cli
 from chatlm.corpus.duplicates.decide import Decisions, DuplicateSettings, decide
 from chatlm.corpus.kernels.folding import SEPARATOR
@@ -137,7 +139,9 @@ def main(argv: Sequence[str]) -> int:
 
 def speed(rows: Rows, some: Rows, settings: Settings) -> dict[str, Any]:
     """Returns rows a second of both, their ratio, and our memory."""
-    all_s, rows_only_s, some_s, original_s = (list[float]() for _ in range(4))
+    all_s, rows_only_s, some_s, original_s, core_s = (list[float]() for _ in range(5))
+    blocks = blocks_of(rows)
+    num_kept = int(in_memory(blocks).sum())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         some_shards = shards_of(some, folder / "some")
@@ -147,6 +151,9 @@ def speed(rows: Rows, some: Rows, settings: Settings) -> dict[str, Any]:
             clock = run(all_shards, folder / f"all-{number}")[1]
             all_s.append(clock.total())
             rows_only_s.append(clock.total() - clock.of("question") - clock.of("decisions"))
+            start = time.process_time()
+            in_memory(blocks)
+            core_s.append(time.process_time() - start)
             some_s.append(run(some_shards, folder / f"some-{number}")[1].total())
             if settings.original:
                 original_s.append(run_original(some, settings)["seconds"])
@@ -156,6 +163,8 @@ def speed(rows: Rows, some: Rows, settings: Settings) -> dict[str, Any]:
         "rows": len(rows),
         "rows_per_s": len(rows) / statistics.median(all_s),
         "rows_per_s_without_questions": len(rows) / statistics.median(rows_only_s),
+        "rows_per_s_in_memory": len(rows) / statistics.median(core_s),
+        "kept_in_memory": num_kept,
         "some_rows": len(some),
         "some_rows_per_s": len(some) / statistics.median(some_s),
         "memory_rows": settings.memory_rows,
@@ -165,6 +174,7 @@ def speed(rows: Rows, some: Rows, settings: Settings) -> dict[str, Any]:
         rate = len(some) / statistics.median(original_s)
         found |= {"original_rows_per_s": rate, "ratio": found["rows_per_s"] / rate}
         found["ratio_without_questions"] = found["rows_per_s_without_questions"] / rate
+        found["ratio_in_memory"] = found["rows_per_s_in_memory"] / rate
         found["ratio_same_rows"] = found["some_rows_per_s"] / rate
     return found
 

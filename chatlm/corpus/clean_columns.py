@@ -4,7 +4,7 @@ In: texts of rows that were cleaned fast and of rows that were cleaned slowly. O
 in the order of the raw data, in buffers that are used again. It does not clean.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,10 @@ class CleanColumns:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def sources_of_rows(self) -> list[str]:
+        """Returns the names of corpora, one for each row."""
+        return [self.sources] * len(self) if isinstance(self.sources, str) else self.sources
+
     def to_arrow(self, file: int) -> pa.RecordBatch:
         """Returns the rows as a batch of `SHARD_SCHEMA`, copied out of the buffers."""
         if isinstance(self.sources, str):
@@ -57,6 +61,29 @@ class CleanColumns:
         places = np.uint64(file) << _POSITION_BITS | self.positions.astype(np.uint64)
         origins = pa.array(places << _TURN_BITS | self.turns.astype(np.uint64))
         return pa.RecordBatch.from_arrays([*columns, origins], schema=SHARD_SCHEMA)
+
+
+def joined(one: CleanColumns, other: CleanColumns) -> CleanColumns:
+    """Returns the rows of `one`, then those of `other`; rejects and counts are those of `one`."""
+    if not len(other):
+        return one
+    return replace(
+        one,
+        prompt=_both(one.prompt, other.prompt),
+        response=_both(one.response, other.response),
+        sources=[*one.sources_of_rows(), *other.sources_of_rows()],
+        positions=np.concatenate([one.positions, other.positions]),
+        turns=np.concatenate([one.turns, other.turns]),
+    )
+
+
+def _both(one: Texts, other: Texts) -> Texts:
+    start, end = one.offsets[0], one.offsets[-1]
+    first, last = other.offsets[0], other.offsets[-1]
+    offsets = [one.offsets - start, other.offsets[1:] - first + end - start]
+    return Texts(
+        np.concatenate([one.data[start:end], other.data[first:last]]), np.concatenate(offsets)
+    )
 
 
 class Room:

@@ -6,7 +6,7 @@ and holds no policy. `columns` gives the same results for whole blocks.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from chatlm.corpus import filters, private
@@ -44,6 +44,31 @@ def clean_batch(
     """Returns the clean examples of `records`, every other row with its reason, and the counts."""
     done = CleanBatch()
     judges = recipe.filters()
+    for example, votes, position, turn in convert(records, path, source, recipe, done):
+        cleaned = _cleaned(example, recipe, judges, votes, done.counts)
+        if isinstance(cleaned, str):
+            excerpt = f"{example.prompt}\n{example.response}"
+            drop(done, Rejected(path, position, cleaned, excerpt, turn))
+            continue
+        done.examples.append(cleaned)
+        done.positions.append(position)
+        done.turns.append(turn)
+        done.counts.rows_in += 1
+    done.counts.kept = len(done.examples)
+    return done
+
+
+def convert(
+    records: Iterable[Record | Rejected],
+    path: str,
+    source: Source,
+    recipe: Recipe,
+    done: CleanBatch,
+) -> Iterator[tuple[Example, int | None, int, int]]:
+    """Yields the raw examples of `records`, each with its votes, position and turn.
+
+    What gives no example is booked in `done`. Votes are None where they are unknown or not asked.
+    """
     for record in records:
         if isinstance(record, Rejected):
             drop(done, record)
@@ -54,17 +79,7 @@ def clean_batch(
             continue
         votes = source.votes(record.fields) if source.votes and recipe.min_votes else None
         for turn, example in enumerate(found):
-            cleaned = _cleaned(example, recipe, judges, votes, done.counts)
-            if isinstance(cleaned, str):
-                excerpt = f"{example.prompt}\n{example.response}"
-                drop(done, Rejected(path, record.position, cleaned, excerpt, turn))
-                continue
-            done.examples.append(cleaned)
-            done.positions.append(record.position)
-            done.turns.append(turn)
-            done.counts.rows_in += 1
-    done.counts.kept = len(done.examples)
-    return done
+            yield example, votes, record.position, turn
 
 
 def clean_example(example: Example, recipe: Recipe, counts: Counts) -> Example | str:
@@ -89,23 +104,22 @@ def finish_example(example: Example, recipe: Recipe, changed: Counter[str]) -> E
         prompt = private.mask(prompt, changed)
     rules = set[str]()
     while True:
-        shorter = _shortened(prompt, response, recipe, rules)
+        masked = private.mask_kinds(response, rules) if recipe.mask else response
+        shorter = _shortened(prompt, masked, recipe, rules)
         if shorter is None:
             return "cut_off"
         if not shorter and response:
             return "boilerplate"
-        if shorter == response:
-            break
         response = shorter
+        if shorter == masked:  # Masking again would do nothing.
+            break
     if rules:
         changed.update(rules)
     return Example(prompt, response, example.source)
 
 
 def _shortened(prompt: str, response: str, recipe: Recipe, rules: set[str]) -> str | None:
-    """Returns the answer masked, stripped and finished once; adds to `rules` what did something."""
-    if recipe.mask:
-        response = private.mask_kinds(response, rules)
+    """Returns the answer stripped and finished once; adds to `rules` what did something."""
     if recipe.boilerplate:
         stripped = strip_boilerplate(prompt, response, wishes=recipe.wishes)
         if stripped != response:

@@ -6,42 +6,32 @@ then both are put in the order of the raw data. Nothing is decided here that is 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chatlm.corpus import boilerplate, cleaning, filters, private, quality
-from chatlm.corpus.clean_columns import CleanColumns, Room
+from chatlm.corpus import cleaning, shapes
+from chatlm.corpus.clean_columns import CleanColumns, Room, joined
+from chatlm.corpus.column_rules import asked_of, judges_of, strings_of
+from chatlm.corpus.convert import text_of
 from chatlm.corpus.counts import Counts
 from chatlm.corpus.example import Example
-from chatlm.corpus.filters import Filter
 from chatlm.corpus.kernels import clean, screens, triggers
 from chatlm.corpus.kernels.characters import folds
 from chatlm.corpus.kernels.normalizing import RULE_NAMES
-from chatlm.corpus.kernels.screens import Limits
 from chatlm.corpus.kernels.texts import Texts
-from chatlm.corpus.raw_blocks import RawBlock
-from chatlm.corpus.recipe import QUALITY, Recipe
-from chatlm.corpus.records import Record, Rejected
+from chatlm.corpus.raw_blocks import PairsBlock, RawBlock, RowsBlock, made_record
+from chatlm.corpus.recipe import Recipe
+from chatlm.corpus.records import Fields, Record, Rejected
 from chatlm.corpus.shapes import SHAPES, Shape
 from chatlm.corpus.sources import Source
 
-_NEVER = 1 << 62
 _COUNTED = (*RULE_NAMES, "finish")
 _SLACK = 64
-_MIN_NUMBER_DIGITS = 10
-_NUMBER_WORDS = ("电话", "座机", "固话", "传真", "联系方式", "致电", "tel", "q:", "q：", "q号")
-"""With fewer digits in a chain, `private` masks only IPv4 addresses (three points) and local
-numbers after one of these words. Both are facts about its patterns, held by a test."""
-_ANSWER_STRINGS = {
-    "advertisement": quality.ADVERTISEMENTS,
-    "as_an_ai": quality.SELVES,
-    "points_elsewhere": quality.POINTERS,
-}
-_STRINGS = {"mojibake": quality.MOJIBAKE, "markup": quality.MARKUP}
-"""The strings without which a filter does not fire, in answers only and in both texts."""
+_FEW_RECORDS = 4
+"""For no more than so many records columns take longer than rows."""
 
 
 @dataclass(slots=True)
@@ -60,16 +50,21 @@ class _Asked:
 class ColumnRoad:
     """Cleans the blocks of one source under one recipe, and keeps its buffers between them."""
 
-    def __init__(self, source: Source, recipe: Recipe) -> None:
-        """Raises `KeyError` for a source that has no shape in `shapes.SHAPES`."""
-        self.shape: Shape = SHAPES[source.name]
+    def __init__(self, source: Source, recipe: Recipe, shape: Shape | None = None) -> None:
+        """Takes the shape of the corpus from `shapes.SHAPES` if none is given.
+
+        Raises:
+            KeyError: The source has no shape.
+        """
+        self.shape: Shape = shape or SHAPES[source.name]
+        self._made = None if shape else MadeRoad(source, recipe, self.shape)
         self.fields = self.shape.text_fields, self.shape.int_fields
         self._source, self._recipe = source, recipe
-        strings = _strings(self.shape, recipe)
+        strings = strings_of(self.shape, recipe)
         self._tables = clean.Tables(triggers.mark(strings), folds(), triggers.index(strings))
-        self._asked = _asked(self.shape, recipe)
+        self._asked = asked_of(self.shape, recipe)
         self._filters = recipe.filters()
-        self._judges = [(triggers.asks(name), judge) for name, judge in _judges(recipe).items()]
+        self._judges = [(triggers.asks(name), judge) for name, judge in judges_of(recipe).items()]
         self._unmasked = replace(recipe, mask=False)
         self._room = Room()
 
@@ -86,15 +81,21 @@ class ColumnRoad:
         dropped = self._dropped(block, done, asked.reasons, path)
         counts.add(dropped.counts)
         records = _in_order([block.record(row) for row in slow.tolist()], block.others)
-        rest = cleaning.clean_batch(records, path, self._source, self._recipe)
+        if self._made and len(records) > _FEW_RECORDS:
+            rest = self._made.clean(records, path)
+        else:
+            rest = _of_batch(cleaning.clean_batch(records, path, self._source, self._recipe))
         counts.add(rest.counts)
-        rest.examples.extend(asked.examples)
-        rest.positions.extend(block.positions[asked.rows].tolist())
-        rest.turns.extend([0] * len(asked.rows))
-        rejects = sorted(
-            [*dropped.rejects, *rest.rejects], key=lambda one: (one.position, one.turn)
+        again = _of_batch(
+            cleaning.CleanBatch(
+                asked.examples,
+                positions=block.positions[asked.rows].tolist(),
+                turns=[0] * len(asked.rows),
+            )
         )
-        return self._merged(block, done, fast, rest, rejects, counts)
+        rejects = [*dropped.rejects, *rest.rejects]
+        rejects.sort(key=lambda one: (one.position, one.turn))
+        return self._merged(block, done, fast, joined(rest, again), rejects, counts)
 
     def _ordinary(self, block: RawBlock) -> NDArray[np.uint8]:
         """Returns (N,) KEPT for rows of the simple shape, another outcome for others."""
@@ -197,22 +198,20 @@ class ColumnRoad:
         block: RawBlock,
         done: clean.Done,
         fast: NDArray[np.int64],
-        rest: cleaning.CleanBatch,
+        rest: CleanColumns,
         rejects: list[Rejected],
         counts: Counts,
     ) -> CleanColumns:
         """Returns the rows of both roads in the order of the raw data."""
-        positions = np.concatenate([block.positions[fast], np.array(rest.positions, np.int64)])
-        turns = np.concatenate([np.zeros(len(fast), np.int64), np.array(rest.turns, np.int64)])
-        rows = np.concatenate([fast, np.arange(len(rest.examples))])
+        positions = np.concatenate([block.positions[fast], rest.positions])
+        turns = np.concatenate([np.zeros(len(fast), np.int64), rest.turns])
+        rows = np.concatenate([fast, np.arange(len(rest))])
         order = np.lexsort((turns, positions))
         picked = np.where(order < len(fast), rows[order], ~rows[order])
-        prompts = Texts.from_strings(example.prompt for example in rest.examples)
-        responses = Texts.from_strings(example.response for example in rest.examples)
         gathered = self._room.gathered
         return CleanColumns(
-            gathered("prompts", done.prompt, done.prompt_spans, prompts, picked),
-            gathered("responses", done.response, done.response_spans, responses, picked),
+            gathered("prompts", done.prompt, done.prompt_spans, rest.prompt, picked),
+            gathered("responses", done.response, done.response_spans, rest.response, picked),
             self._sources(block, fast, rest, order),
             positions[order],
             turns[order],
@@ -225,14 +224,66 @@ class ColumnRoad:
         self,
         block: RawBlock,
         fast: NDArray[np.int64],
-        rest: cleaning.CleanBatch,
+        rest: CleanColumns,
         order: NDArray[np.int64],
     ) -> str | list[str]:
         if self.shape.origin is None:
             return self._source.name
         sources = [self._named(block, row) for row in fast.tolist()]
-        sources += [example.source for example in rest.examples]
+        sources += rest.sources_of_rows()
         return [sources[place] for place in order.tolist()]
+
+
+class MadeRoad:
+    """The column road for what a corpus's function in `convert` made of records, row by row."""
+
+    def __init__(self, source: Source, recipe: Recipe, shape: Shape) -> None:
+        self._source, self._recipe = source, recipe
+        votes = (lambda fields: fields["votes"]) if source.votes else None
+        made = replace(source, convert=_as_made, votes=votes)
+        self._road = ColumnRoad(made, recipe, shapes.made(shape))
+
+    def clean(self, records: Sequence[Record | Rejected], path: str) -> CleanColumns:
+        """Returns what `clean_batch` makes of `records`."""
+        lost = cleaning.CleanBatch()
+        made = list(cleaning.convert(records, path, self._source, self._recipe, lost))
+        places = [(position, turn) for _, _, position, turn in made]
+        done = self._road.clean_block(self._block(made), path)
+        where = np.array(places, np.int64).reshape(len(places), 2)[done.positions]
+        for reject in done.rejects:
+            position, turn = places[reject.position]
+            lost.rejects.append(replace(reject, position=position, turn=turn))
+        done.counts.add(lost.counts)
+        return replace(done, positions=where[:, 0], turns=where[:, 1], rejects=lost.rejects)
+
+    def _block(self, made: Sequence[tuple[Example, int | None, int, int]]) -> RawBlock:
+        examples, votes = [one[0] for one in made], [one[1] for one in made]
+        try:
+            return PairsBlock.of(examples, votes)
+        except (UnicodeEncodeError, OverflowError):  # Columns cannot hold some of them.
+            rows = [
+                made_record(row, *pair)
+                for row, pair in enumerate(zip(examples, votes, strict=True))
+            ]
+            return RowsBlock.of(rows, *self._road.fields)
+
+
+def _as_made(fields: Fields) -> list[Example]:
+    return [Example(*(text_of(fields, name) for name in ("prompt", "response", "source")))]
+
+
+def _of_batch(batch: cleaning.CleanBatch) -> CleanColumns:
+    """Returns rows that were cleaned one by one as columns."""
+    return CleanColumns(
+        Texts.from_strings(example.prompt for example in batch.examples),
+        Texts.from_strings(example.response for example in batch.examples),
+        [example.source for example in batch.examples],
+        np.array(batch.positions, np.int64),
+        np.array(batch.turns, np.int64),
+        batch.rejects,
+        batch.counts,
+        np.zeros(len(clean.OUTCOMES), np.int64),
+    )
 
 
 def _work(room: Room, columns: clean.Columns) -> clean.Work:
@@ -263,67 +314,6 @@ def _done(room: Room, columns: clean.Columns, outcome: NDArray[np.uint8]) -> cle
         room.array("changed", num, np.int32)[:num],
         room.array("doubts", num, np.int32)[:num],
     )
-
-
-def _asked(shape: Shape, recipe: Recipe) -> clean.Asked:
-    unended = -1 if recipe.min_unended_chars is None else recipe.min_unended_chars
-    most = 1 if "table" in recipe.drop else _NEVER
-    return clean.Asked(
-        join=shape.join,
-        prompt_is_html=shape.is_html,
-        answer_is_html=shape.is_html,
-        answer_has_joined_paragraphs=shape.has_joined_paragraphs,
-        min_prompt_chars=recipe.min_prompt_chars,
-        max_prompt_chars=recipe.max_prompt_chars,
-        min_response_chars=recipe.min_response_chars,
-        max_response_chars=recipe.max_response_chars,
-        min_unended_chars=unended,
-        min_han_share=float(recipe.min_han_share),
-        not_identical="identical" in recipe.drop,
-        limits=Limits(
-            digits=_MIN_NUMBER_DIGITS if recipe.mask else _NEVER,
-            few_digits=private.MIN_DIGITS,
-            tabs=most,
-            bars=most,
-            loop_chars=quality.MIN_LOOP_CHARS,
-            loop_probe=quality.LOOP_PROBE,
-            filters=sum(map(triggers.asks, _judges(recipe))),
-        ),
-    )
-
-
-def _judges(recipe: Recipe) -> dict[str, Filter]:
-    """Returns the filters of a recipe that may have to be asked, in the order of judging."""
-    dropped = {"table": filters.table, "translation_task": filters.translation_task}
-    judges: dict[str, Filter] = {name: dropped[name] for name in recipe.drop if name in dropped}
-    return judges | {name: judge for name, judge in QUALITY.items() if name in recipe.quality}
-
-
-def _strings(shape: Shape, recipe: Recipe) -> dict[str, int]:
-    """Returns the strings on which a rule may fire, and where they matter."""
-    places = dict[str, int]()
-
-    def add(strings: Iterable[str], where: int) -> None:
-        for text in strings:
-            places[text] = places.get(text, 0) | where
-
-    everywhere = triggers.IN_PROMPT | triggers.IN_ANSWER
-    add(shape.triggers, everywhere | triggers.CONVERT)
-    if recipe.mask:
-        add((*private.TRIGGERS, *private.AT_SIGNS), everywhere | triggers.PRIVATE)
-        add(_NUMBER_WORDS, everywhere | triggers.NUMBER_WORD)
-    if recipe.boilerplate:
-        add(boilerplate.OPENINGS, triggers.AT_START)
-        add((*boilerplate.CLOSINGS, *boilerplate.WISHES), triggers.AT_END)
-    for name, strings in _ANSWER_STRINGS.items():
-        if name in recipe.quality:
-            add(strings, triggers.IN_ANSWER | triggers.asks(name))
-    for name, strings in _STRINGS.items():
-        if name in recipe.quality:
-            add(strings, everywhere | triggers.asks(name))
-    if "translation_task" in recipe.drop:
-        add(filters.TRIGGERS, triggers.IN_PROMPT | triggers.asks("translation_task"))
-    return places
 
 
 def _modified(done: clean.Done) -> Counter[str]:

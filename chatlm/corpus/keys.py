@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 _MARKS = "\\s\u200b，。、！？；：!?;“”‘’「」『』《》〈〉\"'…—~·"
 _POINTS = ".,:"
 _PROSE = re.compile(f"[{_MARKS}]+|(?<![0-9])[{_POINTS}]+|[{_POINTS}]+(?![0-9])")
+_LOOSE_POINT = re.compile(f"(?<![0-9])[{_POINTS}]|[{_POINTS}](?![0-9])")
 _MARK = re.compile(f"[{_MARKS}]")
 _SEPARATOR = "\x1f"
 _SIGNS = frozenset("-*/%&#@\\^")
@@ -45,12 +46,12 @@ def folded(text: str) -> str:
     Kept are letters and digits of every script, with their combining marks, signs that change what
     is said, and points, commas and colons between digits.
     """
-    key = prose_key(text)
-    return "".join(
-        char if char in _POINTS else _lowered(char)
-        for place, char in enumerate(key)
-        if char not in _POINTS or _between_digits(key, place)
-    )
+    return folded_key(prose_key(text))
+
+
+def folded_key(key: str) -> str:
+    """Returns the folded text that belongs to a prose key."""
+    return _LOOSE_POINT.sub("", key).translate(_FOLDED)
 
 
 def stable_hash(text: str, seed: int = 0) -> int:
@@ -162,12 +163,16 @@ def _lowered(char: str) -> str:
     return lowered if len(lowered) == 1 else char
 
 
-def _between_digits(key: str, place: int) -> bool:
-    return 0 < place < len(key) - 1 and _is_digit(key[place - 1]) and _is_digit(key[place + 1])
+class _Folded(dict[int, str]):
+    """Code point to what stands for it in a folded text, for `str.translate`."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        self[code] = found = char if char in _POINTS else _lowered(char)
+        return found
 
 
-def _is_digit(char: str) -> bool:
-    return "0" <= char <= "9"
+_FOLDED = _Folded()
 
 
 def _salt(seed: int) -> bytes:

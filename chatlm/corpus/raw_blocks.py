@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from chatlm.corpus.example import Example
 from chatlm.corpus.kernels.texts import Texts
 from chatlm.corpus.records import Fields, Record, Rejected
 
@@ -145,6 +146,52 @@ class TableBlock:
     def mentions(self, name: str) -> bool:
         """Returns whether the file has the column."""
         return name in self._batch.schema.names
+
+
+@dataclass(frozen=True, slots=True)
+class PairsBlock:
+    """Examples that were made of records, as records `prompt`, `response`, `source` and `votes`."""
+
+    texts: dict[str, Texts]
+    ints: dict[str, NDArray[np.int64]]
+    present: dict[str, NDArray[np.bool_]]
+    positions: NDArray[np.int64]
+    others: list[Record | Rejected]
+    _examples: Sequence[Example]
+    _votes: Sequence[int | None]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], votes: Sequence[int | None]) -> "PairsBlock":
+        """Returns the block of `examples`, whose positions count from 0.
+
+        Raises:
+            UnicodeEncodeError: UTF-8 cannot hold a text.
+            OverflowError: 64 bits cannot hold a number of votes.
+        """
+        texts = {
+            name: Texts.from_strings([getattr(example, name) for example in examples])
+            for name in ("prompt", "response", "source")
+        }
+        known = np.array([number is not None for number in votes], np.bool_)
+        numbers = np.array([number or 0 for number in votes], np.int64)
+        everywhere = np.ones(len(examples), np.bool_)
+        present = dict.fromkeys(texts, everywhere) | {"votes": known}
+        places = np.arange(len(examples))
+        return cls(texts, {"votes": numbers}, present, places, [], examples, votes)
+
+    def record(self, row: int) -> Record:
+        """Returns the example as a record."""
+        return made_record(row, self._examples[row], self._votes[row])
+
+    def mentions(self, name: str) -> bool:
+        """Returns whether the records have the field."""
+        return name in self.present
+
+
+def made_record(position: int, example: Example, votes: int | None) -> Record:
+    """Returns an example that was made of a record as a record itself."""
+    fields = {"prompt": example.prompt, "response": example.response, "source": example.source}
+    return Record(position, fields | {"votes": votes})
 
 
 def _is_plain(fields: Fields, text_fields: Sequence[str], int_fields: Sequence[str]) -> bool:

@@ -62,6 +62,18 @@ def _upvotes(block: RawBlock) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     return np.array([votes or 0 for votes in found], np.int64), known
 
 
+def _votes(block: RawBlock) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    return block.ints["votes"], block.present["votes"]
+
+
+def made(shape: Shape) -> Shape:
+    """Returns the shape of pairs that the corpus's function made: nothing is left to do."""
+    origin = "source" if shape.origin else None
+    if not shape.votes:
+        return Shape("prompt", "response", origin=origin)
+    return Shape("prompt", "response", origin=origin, votes=_votes, int_fields=("votes",))
+
+
 _ALPACA = Shape(
     "instruction",
     "output",

@@ -292,6 +292,39 @@ def test_a_string_of_one_character_asks_its_own_filter() -> None:
     assert done.counts.dropped == {"translation_task": 1}
 
 
+TURNS = st.lists(TEXTS, min_size=1, max_size=6)
+
+
+@settings(max_examples=2000 if TORTURE else 60, deadline=None)
+@given(st.lists(TURNS, min_size=5, max_size=9), st.integers(0, 1))
+def test_conversations_are_cleaned_turn_by_turn_on_both_roads(
+    made: list[list[str]], number: int
+) -> None:
+    speakers = ("human", "assistant")
+    batch: list[Record | Rejected] = [
+        Record(
+            n,
+            {"conversations": [{"from": speakers[k % 2], "value": t} for k, t in enumerate(turns)]},
+        )
+        for n, turns in enumerate(made, start=1)
+    ]
+    batch.append(Rejected("f", len(batch) + 1, "malformed_json", "{"))
+    road = ROADS["belle", number]
+    done = road.clean_block(RowsBlock.of(batch, *road.fields), "f")
+    assert_same(done, clean_batch(batch, "f", SOURCES["belle"], (STRICT, LENIENT)[number]))
+
+
+def test_a_number_that_columns_cannot_hold_takes_the_row_road() -> None:
+    plain: Fields = {"title": "猫怎么养？", "star": 9, "content": "多陪它玩，别喂太多。"}
+    batch: list[Record | Rejected] = [Record(n, {**plain, "star": 1 << 70}) for n in range(1, 8)]
+    batch[3] = Record(4, plain)
+    road = ROADS["webtext2019zh", 0]
+    done = road.clean_block(RowsBlock.of(batch, *road.fields), "f")
+    wanted = clean_batch(batch, "f", SOURCES["webtext2019zh"], STRICT)
+    assert len(wanted.examples) == 7
+    assert_same(done, wanted)
+
+
 def test_ordinary_rows_are_not_left_to_the_row_road() -> None:
     road = ColumnRoad(SOURCES["baike_qa2019"], Recipe(quality=tuple(QUALITY)))
     batch = [

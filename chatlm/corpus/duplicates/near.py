@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from chatlm.corpus.duplicates.settings import DuplicateSettings
 from chatlm.corpus.duplicates.shards import Rows, save
-from chatlm.corpus.duplicates.signing import files_of, load
-from chatlm.corpus.kernels import linking
+from chatlm.corpus.duplicates.signing import files_of, load, mapped
+from chatlm.corpus.kernels import candidates, linking
 from chatlm.corpus.kernels.shingles import table_size
 from chatlm.corpus.shuffle import mix
 from chatlm.corpus.tasks import Engine, Task
@@ -23,6 +23,9 @@ _PAIRS, _QUESTIONS = 1, 2
 _CHUNK_ROWS = 32_768
 _BUCKET_ROWS = 4_096
 _FIRST_WAVE = 2
+_ROWS_A_REJECTED_PAIR = 4
+"""A band remembers so many times fewer pairs than there are rows; to forget one costs time only."""
+_NO_PAIRS = np.empty((0, 2), np.int64)
 
 
 def connect(
@@ -52,6 +55,7 @@ def connect(
     fields = ("ends", "spans", "units", "contents", "long_enough", f"{kind}_keys", "questions")
     inputs = tuple(file for folder in folders for file in files_of(folder, *fields))
     forest, start, size = seeds, 0, _FIRST_WAVE
+    before = list[str]()
     while start < num_bands:
         bands = range(start, min(num_bands, start + size))
         tasks = [
@@ -62,6 +66,7 @@ def connect(
                     "folders": list(folders),
                     "seeds": seeds,
                     "forest": forest,
+                    "before": list(before),
                     "band": band,
                     "questions": questions,
                     "millionths": settings.millionths,
@@ -69,7 +74,7 @@ def connect(
                     "respect_digits": settings.respect_digits and not questions,
                     "out": f"{work}/links-{band:02}.npy",
                 },
-                inputs=(*inputs, seeds, forest),
+                inputs=(*inputs, seeds, forest, *before),
                 outputs=(f"{work}/links-{band:02}.npy",),
             )
             for band in bands
@@ -85,6 +90,7 @@ def connect(
             outputs=(out,),
         )
         engine.run([join], f"join {kind}s")
+        before += links
         size = size if not start else size * 2
         forest, start = out, bands[-1] + 1
     return forest
@@ -94,6 +100,7 @@ def link_band(
     folders: Sequence[str],
     seeds: str,
     forest: str,
+    before: Sequence[str],
     band: int,
     questions: bool,
     millionths: int,
@@ -101,41 +108,57 @@ def link_band(
     respect_digits: bool,
     out: str,
 ) -> dict[str, Any]:
-    """Task: compares the rows that share a key of one band; writes (links, 2) rows."""
+    """Task: compares the rows that share a key of one band.
+
+    It writes (pairs, 2) rows that it compared: links, and of those that are not alike the first row
+    as its complement, which is below zero. Those that earlier bands wrote are not compared again.
+    """
     rows = Rows.of(folders)
-    parents: NDArray[np.int64] = np.load(forest)
-    packed = _packed_keys(rows, seeds, band, questions)
-    packed.sort()
-    members, ends = linking.buckets(packed, parents)
-    del packed
+    parents = np.array(mapped(forest))
+    rejected = _rejected(before)
+    members, ends = linking.buckets(_packed_keys(rows, seeds, band, questions), parents, rejected)
     members = _in_order_of_content(rows, members, ends, band, questions)
-    links = [np.empty((0, 2), np.int64)]
-    num_compared = 0
+    links, unlike = [_NO_PAIRS], [_NO_PAIRS]
     for some, some_ends in _chunks(members, ends):
         units, offsets, tails = rows.texts(some, questions=questions)
         longest = int(np.diff(offsets).max())
-        found, compared = linking.link(
-            some, some_ends, units, offsets, tails, parents,
+        found, not_alike = linking.link(
+            some, some_ends, units, offsets, tails, parents, rejected,
             millionths, tail_millionths, respect_digits, table_size(longest),
         )  # fmt: skip
         links.append(found)
-        num_compared += compared
-    together = np.concatenate(links)
-    save(out, together)
+        unlike.append(not_alike)
+    alike, apart = np.concatenate(links), np.concatenate(unlike)
+    num_compared = len(alike) + len(apart)
+    apart = apart[: len(rows) // _ROWS_A_REJECTED_PAIR + _BUCKET_ROWS]
+    apart[:, 0] = ~apart[:, 0]
+    save(out, np.concatenate([alike, apart]))
     return {
         "rows_in": len(rows),
         "candidates": len(members),
         "compared": num_compared,
-        "links": len(together),
+        "links": len(alike),
     }
+
+
+def _rejected(before: Sequence[str]) -> NDArray[np.uint64]:
+    """Returns the set of pairs that earlier bands found not to be alike."""
+    found = [_NO_PAIRS]
+    for path in before:
+        pairs = np.array(mapped(path))
+        pairs = pairs[pairs[:, 0] < 0]
+        pairs[:, 0] = ~pairs[:, 0]
+        found.append(pairs)
+    return candidates.pair_set(np.concatenate(found))
 
 
 def join(forest: str, links: Sequence[str], out: str) -> dict[str, Any]:
     """Task: writes the forest with the rows of all links joined."""
-    parents: NDArray[np.int64] = np.load(forest)
+    parents = np.array(mapped(forest))
     before = _num_roots(parents)
     for path in links:
-        linking.unite_all(parents, np.load(path))
+        pairs = np.array(mapped(path))
+        linking.unite_all(parents, pairs[pairs[:, 0] >= 0])
     linking.flatten(parents)
     save(out, parents)
     return {"rows_in": len(parents), "joined": before - _num_roots(parents)}
@@ -146,23 +169,23 @@ def _num_roots(parents: NDArray[np.int64]) -> int:
 
 
 def _packed_keys(rows: Rows, seeds: str, band: int, questions: bool) -> NDArray[np.uint64]:
-    """Returns band key and row, 32 bits each, of every row that is compared."""
+    """Returns key and row, 32 bits each, sorted, of rows that may share the key of a band."""
     if len(rows) >= 1 << 32:
         raise ValueError(f"{len(rows)} rows: at most {(1 << 32) - 1} fit the key of a band")
     name, bit = ("question_keys", _QUESTIONS) if questions else ("pair_keys", _PAIRS)
-    roots = np.load(seeds, mmap_mode="r")
-    packed, size = np.empty(len(rows), np.uint64), 0
-    for folder, part in rows.shards():
-        numbers = np.arange(part.start, part.stop)
-        chosen = np.flatnonzero(
-            (np.asarray(load(folder, "long_enough")) & bit).astype(bool) & (roots[part] == numbers)
-        )
-        keys = np.asarray(load(folder, name)[band])[chosen].astype(np.uint64)
-        packed[size : size + len(chosen)] = keys << np.uint64(32) | numbers[chosen].astype(
-            np.uint64
-        )
-        size += len(chosen)
-    return packed[:size]
+    roots = mapped(seeds)
+    shards = [
+        (load(folder, name)[band], load(folder, "long_enough"), bit, roots[part], part.start)
+        for folder, part in rows.shards()
+    ]
+    tables = candidates.bit_tables(len(rows))
+    num_met = sum(candidates.meet(*shard, tables) for shard in shards)
+    packed, size = np.empty(2 * num_met, np.uint64), 0
+    for shard in shards:
+        size = candidates.gather(*shard, tables, packed, size)
+    packed = packed[:size]
+    packed.sort()
+    return packed
 
 
 def _in_order_of_content(

@@ -5,7 +5,7 @@ In: nothing. Out: the settings of the stage, and the closed list of what can bec
 
 from dataclasses import dataclass
 
-from chatlm.corpus.kernels.linking import MILLION
+from chatlm.corpus.kernels.alike import MILLION
 from chatlm.errors import ConfigError
 
 REASONS = ("kept", "exact_duplicate", "near_duplicate", "in_evaluation_set")

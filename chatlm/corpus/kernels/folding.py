@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from chatlm.corpus.kernels.wide import unowned
 from chatlm.corpus.keys import CODE_POINT, DROPPED, POINT, SPREAD, UNCERTAIN
 
 _CODE = np.uint32(CODE_POINT)
@@ -19,6 +20,7 @@ _UNCERTAIN = np.uint32(UNCERTAIN)
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _FOLD_1, _FOLD_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _HAN, _HAN_END = np.uint32(0x4E00), np.uint32(0xA000)  # no rule changes these
+_ONE, _TWO, _THREE, _SIX, _NINE = (np.uint64(number) for number in (1, 2, 3, 6, 9))
 SEPARATOR = 0x1F
 """The unit between the folded prompt and the folded response of a row."""
 
@@ -43,18 +45,19 @@ def joined(left: np.uint64, right: np.uint64) -> np.uint64:
 def hash_bytes(data: NDArray[np.uint8], start: int, end: int) -> np.uint64:
     """Returns a hash of raw bytes."""
     state = np.uint64(end - start) * _FIRST
-    i = start
-    while i + 8 <= end:
+    # Indices without a sign: for others numba looks if they count from the end.
+    i, stop = np.uint64(start), np.uint64(end)
+    while i + np.uint64(8) <= stop:
         word = np.uint64(0)
-        for place in range(8):
-            word |= np.uint64(data[i + place]) << np.uint64(8 * place)
+        for place in range(np.uint64(8)):
+            word |= np.uint64(data[i + place]) << (np.uint64(8) * place)
         state = (state ^ word) * _FOLD_1
         state ^= state >> np.uint64(32)
-        i += 8
+        i += np.uint64(8)
     word = np.uint64(0)
-    while i < end:
+    while i < stop:
         word = (word << np.uint64(8)) | np.uint64(data[i])
-        i += 1
+        i += np.uint64(1)
     return mixed((state ^ word) * _FOLD_2)
 
 
@@ -78,6 +81,21 @@ def hash_points(points: NDArray[np.uint32]) -> tuple[np.uint64, np.uint64]:
             word, waiting = np.uint64(0), 0
     first, second = _stir(first, second, word)
     return mixed(first ^ np.uint64(len(points))), mixed(second ^ np.uint64(len(points)))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _three(data: NDArray[np.uint8], i: np.uint64) -> np.uint32:
+    """Returns the code point of three bytes."""
+    return (
+        ((np.uint32(data[i]) & np.uint32(0xF)) << np.uint32(12))
+        | (_tail(data[i + _ONE]) << np.uint32(6))
+        | _tail(data[i + _TWO])
+    )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _is_han(code: np.uint32) -> bool:
+    return bool(np.uint32(code - _HAN) < np.uint32(_HAN_END - _HAN))
 
 
 @njit(cache=True, nogil=True)
@@ -107,43 +125,70 @@ def fold(
         The end in `units`, -1 if the tables cannot decide this text; and both hashes of its key.
     """
     first, second, word = _FIRST, _SECOND, np.uint64(0)
-    waiting, length = 0, 0
+    waiting, length = np.uint64(0), np.uint64(0)
     held, after_digit = np.uint32(0), False
-    next_spread, end_spread = 0, 0
-    i = start
-    while i < end or next_spread < end_spread:
+    next_spread, end_spread = np.uint64(0), np.uint64(0)
+    # Indices without a sign: for others numba looks if they count from the end.
+    i, stop, to = np.uint64(start), np.uint64(end), np.uint64(at)
+    while i < stop or next_spread < end_spread:
         if next_spread < end_spread:
             code = spread[next_spread]
-            next_spread += 1
+            next_spread += _ONE
         elif data[i] < 0x80:
             code = np.uint32(data[i])
-            i += 1
+            i += _ONE
         elif data[i] < 0xE0:
-            code = ((np.uint32(data[i]) & np.uint32(0x1F)) << np.uint32(6)) | _tail(data[i + 1])
-            i += 2
+            code = ((np.uint32(data[i]) & np.uint32(0x1F)) << np.uint32(6)) | _tail(data[i + _ONE])
+            i += _TWO
         elif data[i] < 0xF0:
-            code = (
-                ((np.uint32(data[i]) & np.uint32(0xF)) << np.uint32(12))
-                | (_tail(data[i + 1]) << np.uint32(6))
-                | _tail(data[i + 2])
-            )
-            i += 3
+            code = _three(data, i)
+            # Most of Chinese text: three characters at a time that no rule changes.
+            while i + _NINE <= stop:
+                next_code, last_code = _three(data, i + _THREE), _three(data, i + _SIX)
+                leads = data[i] & data[i + _THREE] & data[i + _SIX]
+                if not (_is_han(code) & _is_han(next_code) & _is_han(last_code) & (leads >= 0xE0)):
+                    break
+                held, after_digit = np.uint32(0), False
+                units[to] = np.uint16(code)
+                units[to + _ONE] = np.uint16(next_code)
+                units[to + _TWO] = np.uint16(last_code)
+                three = (
+                    (np.uint64(code) << np.uint64(42))
+                    | (np.uint64(next_code) << np.uint64(21))
+                    | np.uint64(last_code)
+                )
+                # As many are waiting behind them as before.
+                bits = waiting * np.uint64(21)
+                full = (word << (np.uint64(63) - bits)) | (three >> bits)
+                first, second = _stir(first, second, full)
+                word = three & ((_ONE << bits) - _ONE)
+                to += _THREE
+                length += _THREE
+                i += _NINE
+                if i + _THREE > stop:
+                    break
+                code = _three(data, i)
+            if i >= stop:
+                break
+            if data[i] < 0xE0 or data[i] >= 0xF0:
+                continue
+            i += _THREE
         else:
             code = (
                 ((np.uint32(data[i]) & np.uint32(7)) << np.uint32(18))
-                | (_tail(data[i + 1]) << np.uint32(12))
-                | (_tail(data[i + 2]) << np.uint32(6))
-                | _tail(data[i + 3])
+                | (_tail(data[i + _ONE]) << np.uint32(12))
+                | (_tail(data[i + _TWO]) << np.uint32(6))
+                | _tail(data[i + _THREE])
             )
-            i += 4
-        is_han = _HAN <= code < _HAN_END
+            i += np.uint64(4)
+        is_han = _is_han(code)
         entry = code if is_han else key[code]
         if entry & _SPECIAL:
             if entry & _UNCERTAIN:
                 return -1, first, second
             if entry & _SPREAD:
-                next_spread = np.int64(entry & _CODE) + 1
-                end_spread = next_spread + np.int64(spread[next_spread - 1])
+                next_spread = np.uint64(entry & _CODE) + _ONE
+                end_spread = next_spread + np.uint64(spread[next_spread - _ONE])
                 continue
             held = (entry & _CODE) if after_digit and entry & _POINT else np.uint32(0)
             after_digit = False
@@ -152,31 +197,31 @@ def fold(
         if held:
             if is_digit:
                 word = (word << np.uint64(21)) | np.uint64(held)
-                waiting, length = waiting + 1, length + 1
-                if waiting == 3:
+                waiting, length = waiting + _ONE, length + _ONE
+                if waiting == _THREE:
                     first, second = _stir(first, second, word)
-                    word, waiting = np.uint64(0), 0
-                units[at] = np.uint16(held)
-                at += 1
+                    word, waiting = np.uint64(0), np.uint64(0)
+                units[to] = np.uint16(held)
+                to += _ONE
             held = np.uint32(0)
         after_digit = is_digit
         word = (word << np.uint64(21)) | np.uint64(entry)
-        waiting, length = waiting + 1, length + 1
-        if waiting == 3:
+        waiting, length = waiting + _ONE, length + _ONE
+        if waiting == _THREE:
             first, second = _stir(first, second, word)
-            word, waiting = np.uint64(0), 0
+            word, waiting = np.uint64(0), np.uint64(0)
         lowered = entry if is_han else low[entry]
         if lowered >= np.uint32(0x10000):
-            units[at] = np.uint16(0xD800 + ((lowered - np.uint32(0x10000)) >> np.uint32(10)))
-            units[at + 1] = np.uint16(0xDC00 + (lowered & np.uint32(0x3FF)))
-            at += 2
+            units[to] = np.uint16(0xD800 + ((lowered - np.uint32(0x10000)) >> np.uint32(10)))
+            units[to + _ONE] = np.uint16(0xDC00 + (lowered & np.uint32(0x3FF)))
+            to += _TWO
         elif lowered:
-            units[at] = np.uint16(lowered)
-            at += 1
+            units[to] = np.uint16(lowered)
+            to += _ONE
     if not length and end > start:
         return -1, first, second
     first, second = _stir(first, second, word)
-    return at, mixed(first ^ np.uint64(length)), mixed(second ^ np.uint64(length))
+    return int(np.int64(to)), mixed(first ^ length), mixed(second ^ length)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -264,6 +309,9 @@ def fold_rows(
     """
     at = 0
     ends[0] = 0
+    prompts, responses, units = unowned(prompts), unowned(responses), unowned(units)
+    key, low, spread = unowned(key), unowned(low), unowned(spread)
+    user, assistant = unowned(user), unowned(assistant)
     for row in range(len(ends) - 1):
         start, end = prompt_ends[row], prompt_ends[row + 1]
         begin, stop = response_ends[row], response_ends[row + 1]

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chatlm.corpus.kernels.linking import num_shared
+from chatlm.corpus.kernels.alike import num_shared
 from chatlm.corpus.kernels.shingles import code_points, enter, pack
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)

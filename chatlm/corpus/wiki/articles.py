@@ -2,7 +2,7 @@
 
 In: records with the fields `title` and `raw` (wikitext, still escaped as XML). Out: records with
 `title` and `article` in the same order, both as `variants.clean_text` gives them for one page
-alone. One call of the converter for many texts saves more than half of its time.
+alone. One call of the converter for many texts takes less time than one for each.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,9 +10,9 @@ from functools import partial
 from itertools import islice
 
 from chatlm.corpus.records import Read, Record, Rejected, excerpt_of
-from chatlm.corpus.wiki.escapes import unescaped_beginning
+from chatlm.corpus.wiki.escapes import unescaped, unescaped_beginning
 from chatlm.corpus.wiki.variants import clean_texts
-from chatlm.corpus.wiki.wikitext import lead_of
+from chatlm.corpus.wiki.wikitext import PREFIX_CHARS, lead_before_heading, lead_of
 
 _BATCH = 256
 
@@ -28,8 +28,18 @@ def cleaned(pages: Iterable[Record | Rejected], path: str) -> Read:
 def _with_lead(page: Record | Rejected) -> Record | Rejected:
     if isinstance(page, Rejected):
         return page
-    lead = lead_of(partial(unescaped_beginning, str(page.fields["raw"])))
+    lead = _lead(str(page.fields["raw"]))
     return Record(page.position, {"title": page.fields["title"], "lead": lead})
+
+
+def _lead(raw: str) -> str:
+    """Returns the lead of an escaped wikitext; decodes no more than stands before a heading."""
+    heading = raw.find("\n==", 0, PREFIX_CHARS[0])
+    if heading > 0 and not raw.startswith("==") and "&#" not in raw[:heading]:
+        lead = lead_before_heading(unescaped(raw[:heading]))
+        if lead is not None:
+            return lead
+    return lead_of(partial(unescaped_beginning, raw))
 
 
 def _cleaned(batch: list[Record | Rejected], path: str) -> Iterator[Record | Rejected]:

@@ -44,7 +44,6 @@ _DISAMBIGUATION = re.compile(
     r"\{\{\s*(?:(?:人名|地名|姓氏)?消歧[义義]|disambig(?:uation)?|dab|hndis|geodis)\s*[|}]",
     re.IGNORECASE,
 )
-_DISAMBIGUATION_SIGNS = ("消歧", "isambig", "{{Dab", "{{dab", "{{DAB", "ndis", "eodis")
 
 
 def read_pages(path: Path, span: Span | None = None) -> Read:
@@ -250,5 +249,4 @@ def _no_article(title: str, raw: str) -> str:
         return "redirect"
     if _DISAMBIGUATION_TITLE.search(title):
         return "disambiguation"
-    may_be = any(sign in wikitext for sign in _DISAMBIGUATION_SIGNS)
-    return "disambiguation" if may_be and _DISAMBIGUATION.search(wikitext) else ""
+    return "disambiguation" if _DISAMBIGUATION.search(wikitext) else ""

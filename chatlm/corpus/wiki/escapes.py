@@ -26,7 +26,7 @@ def unescaped_beginning(text: str, size: int) -> tuple[str, bool]:
 
     It decodes no more of a long text than it needs to.
     """
-    end = size + size // 2
+    end = size + size // 8
     while end < len(text):
         cut = text.rfind("&", max(end - _LONGEST, 0), end)
         decoded = unescaped(text[: end if cut < 0 else cut])

@@ -5,6 +5,7 @@ the many that show none (or only a box), `LOST` for those whose text takes a pro
 """
 
 import re
+from functools import lru_cache
 
 LOST = "formula_1"
 """Stands for what is lost; `variants.clean_text` cuts a text before the sentence that has it."""
@@ -127,6 +128,8 @@ _LOST_SUMS = ("us$", "usd", "nt$", "ntd", "twd", "hk$", "hkd", "jpy", "jpy¥", "
 _LOST_NUMBERS = ("cn¥", "eur", "€", "gbp", "£", "krw", "mop", "inflation", "nts", "height", "age")
 _LOST = frozenset((*_LOST_FORMULAS, *_LOST_SUMS, *_LOST_NUMBERS))
 _DATES = frozenset(("start date", "end date", "birth date", "death date", "date", "startdate"))
+_OTHERS = ("langx", "convert", "cvt", "bd", "frac")
+_NAMES = frozenset((*_PLAIN, *_SHOWN, *_LOST, *_DATES, *_OTHERS))
 _NAMED_PARAMETER = re.compile(r"\s*[\w\-\u4e00-\u9fff]{1,20}\s*=(?!=)")
 _SPACES = re.compile(r"[\s_]+")
 _LANG = re.compile(r"lang-([a-z]{2,3})(?:-[a-z]+)?\Z")
@@ -135,10 +138,19 @@ _LINK = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)
+def known_name(raw_name: str) -> str:
+    """Returns the name of a template as the tables here have it; "" if it shows no text."""
+    name = _SPACES.sub(" ", raw_name).strip().lower()
+    if name in _NAMES or name.startswith("formatnum:") or _LANG.match(name) or _LINK.match(name):
+        return name
+    return ""
+
+
 def shown(inside: str) -> str:
     """Returns the text that `{{inside}}` shows."""
     raw_name, bar, rest = inside.partition("|")
-    name = _SPACES.sub(" ", raw_name).strip().lower()
+    name = known_name(raw_name)
     if name.startswith("formatnum:"):
         return raw_name.partition(":")[2].strip()
     if not bar:

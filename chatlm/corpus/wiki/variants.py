@@ -11,7 +11,7 @@ from functools import cache
 
 import opencc
 
-from chatlm.corpus.normalize import HAN, join_han
+from chatlm.corpus.normalize import HAN
 
 # `-{{` is a dash before a template, `-{{{` a variant that begins with one.
 _MARKUP = re.compile(r"-\{(?!\{(?!\{))((?:[^-}]++|-(?!\{(?!\{(?!\{)))|\}(?!-))*+)\}-")
@@ -40,6 +40,8 @@ _PARTICLE = re.compile(
     f"(?=[{HAN}])(?![名作称者书述有录译于成与及和])"
 )
 
+# Left by links and templates. It begins with what is rare, to be found fast.
+_LEFT_SPACE = re.compile(f" (?<=[{HAN}] ) *(?=[{HAN}])")
 # XML and HTML have no such character, not even as an entity.
 _SEPARATOR = "\x01"
 
@@ -99,7 +101,7 @@ def clean_texts(pages: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     parts = [part for title, text in pages for part in before_conversion(title, text)]
     converted = iter(simplified_all(parts))
     return [
-        (_TITLE_NOTE.sub("（\\1）", title.strip()), _joined(text).strip())
+        (_TITLE_NOTE.sub("（\\1）", title.strip()), _LEFT_SPACE.sub("", text).strip())
         for title, text in zip(converted, converted, strict=True)
     ]
 
@@ -123,10 +125,6 @@ def before_conversion(title: str, text: str) -> tuple[str, str]:
         before = _SENTENCE_START.match(text, 0, placeholder.start())
         text = before[0] if before else ""
     return title, _without_empty_brackets(text)
-
-
-def _joined(text: str) -> str:
-    return join_han(text) if " " in text else text
 
 
 def no_article(title: str, text: str) -> str:

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable
 from functools import cache
 
-from chatlm.corpus.wiki.templates import LOST, shown
+from chatlm.corpus.wiki.templates import LOST, known_name, shown
 from chatlm.corpus.wiki.variants import ENOUGH_CHARS, beginning, resolve_variants
 
 # The beginning that is looked at; a longer one only if its lead turns out too short.
-_PREFIX_CHARS = (4096, 24_576, 131_072)
+PREFIX_CHARS = (4096, 24_576, 131_072)
 _MAX_DEPTH = 16  # of templates, links and tables in each other; articles have at most six
 
 _TEMPLATE = re.compile(r"\{\{((?:[^{}]++|\{(?!\{)|\}(?!\}))*+)\}\}")
@@ -67,27 +67,37 @@ def lead(wikitext: str, enough: int = ENOUGH_CHARS) -> str:
 def lead_of(prefix_of: Callable[[int], tuple[str, bool]], enough: int = ENOUGH_CHARS) -> str:
     """Returns the same from a function that gives a prefix, and whether it is all there is."""
     text = ""
-    for size in _PREFIX_CHARS:
+    for size in PREFIX_CHARS:
         prefix, is_all = prefix_of(size)
         heading = _heading(prefix)
         text = _paragraphs(_plain(prefix[:heading]))
         is_whole = heading < len(prefix) or is_all
-        if heading < len(prefix) and _OPENER.search(text):
+        if heading < len(prefix) and _opener(text):
             # The heading stands inside a comment or a template.
             text = _plain(prefix)
             text = _paragraphs(text[: _heading(text)])
             is_whole = is_all
         if not is_whole:
-            opener = _OPENER.search(text)
+            opener = _opener(text)
             text = text[: opener.start()] if opener else text
         if is_whole or len(text) > 2 * enough:
             break
     return beginning(text, enough)
 
 
+def lead_before_heading(wikitext: str) -> str | None:
+    """Returns the lead that a heading ends; None if the heading may stand inside of something."""
+    text = _paragraphs(_plain(wikitext))
+    return None if _opener(text) else beginning(text)
+
+
 def has_markup(text: str) -> bool:
     """Returns whether `text` still has brackets of wikitext."""
-    return _MARKUP.search(text) is not None
+    return any(sign in text for sign in "{}[]<") and _MARKUP.search(text) is not None
+
+
+def _opener(text: str) -> re.Match[str] | None:
+    return _OPENER.search(text) if any(sign in text for sign in "{[<") else None
 
 
 def _heading(text: str) -> int:
@@ -146,6 +156,9 @@ def _inner_first(pattern: re.Pattern[str], opener: str, show, text: str) -> str:
 
 def _shown_template(match: re.Match[str]) -> str:
     inside = match[1]
+    name = inside.partition("|")[0]
+    if "[[" not in name and not known_name(name):
+        return ""
     return shown(_inner_first(_LINK, "[[", _shown_link, inside))
 
 

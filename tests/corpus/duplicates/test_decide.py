@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from chatlm.corpus.conversation import render
 from chatlm.corpus.duplicates.decide import DuplicateSettings, decide
+from chatlm.corpus.duplicates.signing import mapped
 from chatlm.corpus.executors import LocalPool
 from chatlm.corpus.keys import prose_key
 from chatlm.corpus.tasks import Engine
@@ -197,6 +198,21 @@ def test_a_damaged_shard_is_named(tmp_path):
     paths[0].write_bytes(paths[0].read_bytes()[:200])
     with pytest.raises(DataError, match=r"00000\.arrow: damaged .* run clean again"):
         decide(paths, tmp_path / "work", Engine(), SURE)
+
+
+@pytest.mark.parametrize("shape", [(0,), (7,), (3, 5), (2, 0)])
+def test_a_work_file_is_mapped_as_it_was_saved_and_named_if_it_is_damaged(tmp_path, shape):
+    path, array = tmp_path / "some.npy", np.arange(np.prod(shape), dtype=np.uint32).reshape(shape)
+    np.save(path, array)
+    found = mapped(str(path))
+    assert (found.dtype, found.tolist()) == (array.dtype, array.tolist())
+    content = path.read_bytes()
+    for size in (0, 5, 9, 60, len(content) - 1):
+        (tmp_path / "cut.npy").write_bytes(content[:size])
+        with pytest.raises(DataError, match=r"cut\.npy: not readable .* build again"):
+            mapped(str(tmp_path / "cut.npy"))
+    with pytest.raises(DataError, match=r"none\.npy"):
+        mapped(str(tmp_path / "none.npy"))
 
 
 @pytest.mark.parametrize(

@@ -87,3 +87,19 @@ def test_a_stream_that_only_the_library_can_read_is_read_by_it(tmp_path):
     assert refused is not None
     assert found == contents[0]
     assert b"".join(piece.data for piece in pieces(path)) == b"".join(contents)
+
+
+@pytest.mark.parametrize("bit", range(32))
+@pytest.mark.parametrize("place", ["block", "stream"])
+def test_no_wrong_checksum_is_accepted(tmp_path, place, bit):
+    packed = bytearray(bz2.compress("天地玄黃".encode() * 100))
+    # A block's checksum stands behind the 4 bytes of the header and its sign of 6; the stream's is
+    # the last one, with up to 7 bits behind it to fill the byte.
+    at = 13 * 8 - bit + 7 if place == "block" else len(packed) * 8 - 8 - bit
+    packed[at // 8] ^= 1 << 7 - at % 8
+    path = tmp_path / "x.bz2"
+    path.write_bytes(packed)
+    found, refused = read(path)
+    assert refused == Refused(0, len(found))
+    assert len(found) == (0 if place == "block" else 1200)
+    assert [bool(piece.damage) for piece in pieces(path)][-1]

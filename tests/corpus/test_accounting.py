@@ -4,6 +4,7 @@ The default number of files takes seconds; CHATLM_TORTURE=1 makes 2,000.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,7 +53,7 @@ records = st.one_of(
 )
 
 
-def line_of(record: dict[str, object]) -> bytes:
+def line_of(record: Mapping[str, object]) -> bytes:
     """Returns a JSON line; lone surrogates as escapes, which strict readers refuse."""
     try:
         return orjson.dumps(record)

@@ -199,8 +199,11 @@ def read_pairs(
             raise DataError(f"{path}: column {name} is {kind}; expected text")
     wanted = pa.schema([pa.field(name, pa.string()) for name in columns])
     try:
-        for batch in file.iter_batches(batch_size=batch_rows, columns=list(columns)):
-            yield batch.select(columns).cast(wanted)
+        # One row group a call: a call keeps all compressed bytes that it has read until it ends.
+        for group in range(file.num_row_groups):
+            batches = file.iter_batches(batch_rows, row_groups=[group], columns=list(columns))
+            for batch in batches:
+                yield batch.select(columns).cast(wanted)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged ({first_line(error)}); make it again") from error
     finally:

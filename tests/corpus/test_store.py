@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -111,3 +112,16 @@ def test_a_manifest_comes_back_and_a_damaged_one_is_named(tmp_path):
     (tmp_path / "m.json").write_text("{")
     with pytest.raises(DataError, match="no readable manifest"):
         store.read_json(tmp_path / "m.json")
+
+
+def test_reading_a_long_file_holds_only_the_group_that_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ROW_GROUP_ROWS", 100)
+    texts = [
+        f"{number:x}" * 700 for number in np.random.default_rng(0).integers(1 << 40, size=3000)
+    ]
+    path = write(tmp_path / "x.parquet", [Example(text, text[::-1], "test") for text in texts])
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in store.read_pairs(path, batch_rows=50):
+        most = max(most, pa.total_allocated_bytes() - before)
+    of_a_group = sum(map(len, texts[:100])) * 2
+    assert most < 4 * of_a_group

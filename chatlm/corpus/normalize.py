@@ -40,7 +40,6 @@ _SPACED_MARK = re.compile(
     f"(?<! ) +(?=[{WIDE_MARKS}])|(?<=[{WIDE_MARKS}]) +(?=[{HAN}{WIDE_MARKS}])"
 )
 _SPACED_HAN = re.compile(f"(?<=[{HAN}])  +(?=[{HAN}])")
-_JOINED_HAN = re.compile(f"(?<=[{HAN}]) +(?=[{HAN}])")
 
 _FULL_STOPS = re.compile("。{3,}")
 # A double colon is no noise: analogies (猫：鱼：：狗：骨头) and code set in full width have it.
@@ -87,7 +86,7 @@ def spaced_marks(text: str) -> str:
     """Removes spaces around full-width marks; several spaces between Chinese words become one.
 
     One space stays between two Chinese characters: in questions, headlines and lists it is the
-    only separator there is. Where it is known to be an artefact, `join_han` removes it.
+    only separator there is.
     """
     if " " not in text:
         return text
@@ -138,11 +137,6 @@ def normalize(text: str, changed: Counter[str] | None = None) -> str:
             changed[name] += 1
         text = result
     return text
-
-
-def join_han(text: str) -> str:
-    """Removes spaces between two Chinese characters (left by links and templates in wiki text)."""
-    return _JOINED_HAN.sub("", text)
 
 
 def decode_html(text: str) -> str:

@@ -54,6 +54,8 @@ def verify(clean_dir: Path, out_dir: Path, engine: Engine) -> Verified:
         )
     if (out_dir / MANIFEST).is_file():
         _verify_parts(out_dir, {corpus.name: corpus for corpus in corpora}, found)
+        if not found.problems:
+            _verify_overlap(out_dir, engine, found)
     else:
         found.notes.append(f"{out_dir}: no parts built yet")
     return found
@@ -167,6 +169,35 @@ def _verify_parts(out_dir: Path, corpora: dict[str, CleanSource], found: Verifie
         f"{out_dir}: {book.rows_in:,} rows in = {book.kept:,} kept + {book.dropped.total():,} "
         f"dropped; " + ", ".join(f"{name} {part['rows']:,}" for name, part in parts.items())
     )
+
+
+def _verify_overlap(out_dir: Path, engine: Engine, found: Verified) -> None:
+    """Looks for held-out questions that training asks too, perhaps in other words."""
+    tasks = [
+        Task(
+            name=f"verify/overlap-{part}",
+            function="chatlm.corpus.verify:verify_overlap",
+            params={"train": str(out_dir / "train.parquet"), "held_out": str(path)},
+        )
+        for part in PARTS
+        if part != "train" and store.num_rows(path := out_dir / f"{part}.parquet")
+    ]
+    for result in engine.run(tasks, "look for overlap"):
+        found.problems += result["problems"]
+        found.notes += result["notes"]
+
+
+def verify_overlap(train: str, held_out: str) -> dict[str, Any]:
+    """Task: compares the questions of a held-out part with those of training."""
+    from chatlm.corpus.duplicates.overlap import overlapping
+
+    pairs = overlapping(Path(train), Path(held_out))
+    problems = [
+        f"{held_out}: row {other} asks what row {row} of {train} asks"
+        for row, other in pairs[:_SHOWN]
+    ]
+    notes = [] if pairs else [f"{held_out}: no question is near one of training"]
+    return {"problems": problems, "notes": notes}
 
 
 def _inputs(

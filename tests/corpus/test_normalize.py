@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.corpus.normalize import RULES, decode_html, join_han, normalize
+from chatlm.corpus.normalize import RULES, decode_html, normalize
 
 TEXTS = st.text(
     st.one_of(
@@ -134,7 +134,3 @@ def test_html_is_decoded_once():
     assert decode_html("一<br>二<BR/>三</p><p>四") == "一\n二\n三\n四"
     assert decode_html("a &lt;b&gt; &amp;lt; &nbsp;&#39;") == "a <b> &lt; \xa0'"
     assert decode_html("x < y && z") == "x < y && z"
-
-
-def test_spaces_between_chinese_go_only_where_they_are_an_artefact():
-    assert join_han("設 昆明千戶所，Windows 系統 很多") == "設昆明千戶所，Windows 系統很多"

@@ -7,8 +7,10 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from chatlm.corpus.example import Example
 from chatlm.corpus.history import explain
 from chatlm.corpus.shards import RejectWriter
+from chatlm.corpus.store import PairWriter, file_sha256
 from chatlm.corpus.tasks import Engine
 from chatlm.corpus.verify import Verified, verify
 from chatlm.errors import DataError
@@ -42,6 +44,22 @@ def test_a_pipeline_that_ended_adds_up(copy):
     assert found.problems == []
     assert any(note.startswith("belle: 12 rows in = 8 kept + 4 dropped") for note in found.notes)
     assert any("train" in note and "rows in" in note for note in found.notes)
+    near = [note for note in found.notes if note.endswith("no question is near one of training")]
+    assert len(near) == 2
+
+
+def test_a_held_out_question_that_training_asks_too_is_found(copy):
+    out = copy / "out"
+    asked = pq.read_table(out / "test.parquet").to_pylist()[0]
+    rows = pq.read_table(out / "train.parquet").to_pylist()
+    with PairWriter(out / "train.parquet") as writer:
+        writer.write([Example(**row) for row in rows[1:]])
+        writer.write([Example(f"{asked['prompt']}！", "别的回答。", "x")])
+    manifest = orjson.loads((out / "manifest.json").read_bytes())
+    manifest["parts"]["train"]["sha256"] = file_sha256(out / "train.parquet")
+    (out / "manifest.json").write_bytes(orjson.dumps(manifest))
+    (problem,) = verified(copy).problems
+    assert f"test.parquet: row 0 asks what row {len(rows) - 1} of" in problem
 
 
 @pytest.mark.parametrize(
@@ -75,8 +93,6 @@ def test_a_missing_file_is_found_and_named(copy):
 
 def test_rejects_that_do_not_match_the_counts_are_found(copy):
     """Also where somebody wrote a whole file with its right hash."""
-    from chatlm.corpus.store import file_sha256
-
     manifest_path = copy / "clean" / "belle" / "manifest.json"
     manifest = orjson.loads(manifest_path.read_bytes())
     shard = next(one for one in manifest["shards"] if one["counts"]["dropped"])

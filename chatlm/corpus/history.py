@@ -153,6 +153,9 @@ def _cleaning(corpus: CleanSource, record: Record | Rejected) -> Iterator[str]:
     for name, value in record.fields.items():
         yield f"raw {name}: {_short(str(value))}"
     source, recipe = SOURCES[corpus.name], Recipe.from_dict(corpus.manifest["recipe"])
+    if recipe.compat:
+        yield "clean: by the rules of Chat-LM-small (recipe=compat), which give no reasons"
+        return
     found = source.convert(record.fields)
     if isinstance(found, str):
         yield f"convert: dropped as {found}"

@@ -128,7 +128,7 @@ def unclosed(rng: random.Random, text: str) -> str | None:
 
 @pytest.mark.parametrize("first", [DEPARTMENTS, TITLES], ids=["departments", "titles"])
 def test_an_unclosed_quote_costs_one_record(tmp_path, first):
-    # D8. The csv module loses all rows that follow.
+    # The csv module loses all rows that follow.
     rng, reasons = random.Random(5), Counter[str]()
     for number in range(400 if TORTURE else 60):
         rows = made_rows(rng, 200, first)
@@ -207,7 +207,7 @@ def hurt_bytes(rng: random.Random, text: str, encoding: str) -> bytes:
 
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-8"])
 def test_hurt_bytes_are_flagged_and_no_character_is_lost_in_silence(tmp_path, encoding):
-    # D7: a row is what it was, or it is rejected; what was decoded otherwise is counted.
+    # A row is what it was, or it is rejected; what was decoded otherwise is counted.
     rng = random.Random(7)
     rows = [
         [*row[:1], f"{row[1]}怎么办呢题", "无", row[3].replace('"', "").replace("\n", "")]
@@ -307,7 +307,7 @@ def test_a_header_that_cannot_be_read_is_one_line(tmp_path, content, message):
 
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-8"] if TORTURE else ["gb18030"])
 def test_a_field_of_a_gigabyte_costs_itself_and_no_memory(tmp_path, encoding):
-    # D5. The field is a hole in the file, so that the test needs no disk.
+    # The field is a hole in the file, so that the test needs no disk.
     path = tmp_path / "x.csv"
     with path.open("wb") as file:
         file.write("a,b\n一,二\n三,四".encode(encoding))

@@ -55,7 +55,7 @@ def of_our_store(path: Path) -> list[dict[str, object]]:
 
 
 def test_a_flipped_bit_is_found_or_harmless(tmp_path):
-    # D11. Half of the flips hit the footer and the page headers, which no checksum covers.
+    # Half of the flips hit the footer and the page headers, which no checksum covers.
     path = tmp_path / "x.parquet"
     rows = of_our_store(path)
     content = path.read_bytes()

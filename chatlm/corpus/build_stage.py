@@ -250,9 +250,13 @@ def _publish(paths: Sequence[Path], out_dir: Path) -> None:
     """Puts the finished parts in place of the earlier ones, whose manifest goes first."""
     (out_dir / MANIFEST).unlink(missing_ok=True)
     for path in paths:
+        target = out_dir / path.name
+        if target.exists() and target.samefile(path):
+            # A run that was killed had come so far, and renaming a link onto its twin does nothing.
+            continue
         linked = out_dir / f".{path.name}.{os.getpid()}.tmp"
         os.link(path, linked)
-        linked.replace(out_dir / path.name)
+        linked.replace(target)
     store.sync_folder(out_dir)
 
 

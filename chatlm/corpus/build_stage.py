@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chatlm import log
 from chatlm.corpus import store
 from chatlm.corpus.clean_stage import CleanSource, open_clean
 from chatlm.corpus.counts import Counts
 from chatlm.corpus.duplicates.decide import Decisions, DuplicateSettings, decide
+from chatlm.corpus.duplicates.shards import save
 from chatlm.corpus.shuffle import bucket_bits, mix
 from chatlm.corpus.split import PARTS, SplitSizes, assign
 from chatlm.corpus.tasks import Engine, Task, code_sha256
@@ -157,16 +157,11 @@ def _split(decided: Decisions, settings: BuildSettings) -> list[int]:
     start = 0
     for shard in decided.shards:
         end = start + shard.num_rows
-        _save(shard.folder / "parts.npy", parts[start:end])
+        save(f"{shard.folder}/parts.npy", parts[start:end])
         keys = np.load(shard.folder / "order.npy")
-        _save(shard.folder / "keys.npy", mix(keys, settings.seed))
+        save(f"{shard.folder}/keys.npy", mix(keys, settings.seed))
         start = end
     return [int((parts == number).sum()) for number in range(len(PARTS))]
-
-
-def _save(path: Path, array: NDArray[Any]) -> None:
-    with store.replacing(path) as file:
-        np.save(file, array)
 
 
 def _write_parts(decided: Decisions, rows: Sequence[int], work: Path, engine: Engine) -> list[Path]:

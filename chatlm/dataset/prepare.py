@@ -130,8 +130,7 @@ def sha256(path: Path) -> str:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return store.file_sha256(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 

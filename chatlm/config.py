@@ -13,6 +13,8 @@ from chatlm.errors import ConfigError
 from chatlm.model.config import ModelConfig
 
 FREEZABLE = ("embedding", "encoder", "decoder")
+OPTIMIZERS = ("muon", "adamw")
+SCHEDULES = ("cosine", "wsd", "constant")
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -35,12 +37,17 @@ class TrainConfig:
     epochs: float = _setting(8.0, "passes over the training pairs")
     max_steps: int = _setting(0, "optimizer steps; 0: as many as the epochs need")
     batch_size: int = _setting(256, "pairs an optimizer step, over all processes")
-    microbatch_tokens: int = _setting(16384, "padded positions one process computes at once")
+    microbatch_tokens: int = _setting(16384, "source + target tokens a process computes at once")
     max_source_tokens: int = _setting(256, "longer questions are cut at the end, EOS included")
     max_target_tokens: int = _setting(256, "longer answers are cut and then get no EOS")
-    learning_rate: float = _setting(2e-2, "peak, relative to each matrix's RMS when rms_scaled")
-    rms_scaled: bool = _setting(True, "multiply the rate by each tensor's root mean square")
-    schedule: str = _setting("cosine", "cosine or constant, after the warm-up")
+    optimizer: str = _setting("muon", "muon (matrices of layers; AdamW for the rest) or adamw")
+    learning_rate: float = _setting(1e-2, "peak; adamw: of each tensor's RMS, if rms_scaled")
+    embedding_learning_rate: float = _setting(0.1, "muon: peak for the embedding table")
+    rms_scaled: bool = _setting(True, "adamw: multiply the rate by each tensor's RMS")
+    schedule: str = _setting(
+        "cosine", "after the warm-up: cosine, wsd (stay, then decay), constant"
+    )
+    decay_share: float = _setting(0.2, "wsd: share of all samples over which the rate falls")
     warmup_share: float = _setting(0.03, "share of all samples over which the rate rises")
     final_rate_share: float = _setting(0.01, "share of the peak rate that is left at the end")
     weight_decay: float = _setting(0.0, "decoupled, on matrices")
@@ -69,12 +76,17 @@ class TrainConfig:
         """
         checks = [
             (self.preset in ("auto", *PRESETS), f"preset={self.preset}: {', '.join(PRESETS)}"),
-            (self.schedule in ("cosine", "constant"), "schedule must be cosine or constant"),
+            (self.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
+            (self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}"),
             (self.precision in ("auto", "fp32", "bf16"), "precision must be auto, fp32 or bf16"),
             (self.device in ("auto", "cpu", "cuda"), "device must be auto, cpu or cuda"),
             (self.epochs > 0 or self.max_steps > 0, "epochs or max_steps must be above 0"),
             (self.batch_size > 0, "batch_size must be above 0"),
-            (self.learning_rate > 0, "learning_rate must be above 0"),
+            (
+                min(self.learning_rate, self.embedding_learning_rate) > 0,
+                "learning_rate and embedding_learning_rate must be above 0",
+            ),
+            (0 < self.decay_share <= 1, "decay_share must be in (0, 1]"),
             (0 <= self.warmup_share < 1, "warmup_share must be in [0, 1)"),
             (0 <= self.final_rate_share <= 1, "final_rate_share must be in [0, 1]"),
             (self.clip_norm >= 0, "clip_norm must not be negative"),
@@ -102,6 +114,11 @@ class TrainConfig:
         problems = [message for holds, message in checks if not holds]
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @property
+    def scales_rates(self) -> bool:
+        """Whether the rate of a tensor follows its root mean square."""
+        return self.optimizer == "adamw" and self.rms_scaled
 
     def frozen_parts(self) -> tuple[str, ...]:
         """Returns the parts of the model whose weights do not move."""

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from chatlm.corpus import store
 from chatlm.corpus.example import Example
-from chatlm.dataset.batches import collate, cut
+from chatlm.dataset.batches import collate, lengths_of
 from chatlm.dataset.order import Rows
+from chatlm.dataset.packing import split
 from chatlm.dataset.token_store import TokenStore
 from chatlm.generate import GenerationConfig, generate
 from chatlm.model.t5 import T5
@@ -39,18 +40,25 @@ class Loss:
 
 @torch.no_grad()
 def loss(
-    model: T5, store: TokenStore, rows: Rows, max_positions: int, accelerator: Accelerator
+    model: T5, store: TokenStore, rows: Rows, max_tokens: int, accelerator: Accelerator
 ) -> Loss:
-    """Returns the loss over `rows`; every process computes its share. Collective."""
-    sources, targets = store.sources.lengths[rows], store.targets.lengths[rows]
-    groups = cut(sources, targets, max_positions)
+    """Returns the loss over `rows`; every process computes its share. Collective.
+
+    Args:
+        model: on the accelerator's device.
+        store: where the rows are.
+        rows: which pairs.
+        max_tokens: source and target tokens that are computed at once.
+        accelerator: the processes.
+    """
+    groups = split(*lengths_of(store, rows), max_tokens, accelerator.num_processes)
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     was_training = model.training
     model.eval()
     for group in groups[accelerator.process_index :: accelerator.num_processes]:
-        batch = collate(store, rows[group]).to(accelerator.device)
+        batch = collate(store, rows[group.positions]).to(accelerator.device)
         with accelerator.autocast():
-            output = model(batch.input_ids, batch.attention_mask, batch.labels)
+            output = model(*batch.tensors())
         total += torch.stack([output.loss_sum.double(), output.num_tokens.double()])
     model.train(was_training)
     nats, tokens = _sum(accelerator, total).tolist()

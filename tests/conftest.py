@@ -34,6 +34,8 @@ def _one_thread():
 def twins():
     """Return a function: config -> (our T5, Hugging Face's T5 with the same weights), in eval mode.
 
+    With rotary positions, which theirs does not have, the second is None.
+
     The weights are seeded; every parameter, norms included, has a value of its own. A `gain` above
     1 makes them livelier than a fresh T5's, whose tied table likes to repeat its input.
     """
@@ -52,6 +54,8 @@ def twins():
                     weight.mul_(1 + 0.3 * torch.rand_like(weight))
                 elif name != "embedding.weight":
                     weight.mul_(gain)
+        if config.is_rotary:  # there is no other side
+            return ours.eval(), None
         theirs = T5ForConditionalGeneration(T5Config(**config.to_hf()))
         table = key_table(config)
         state = {table[key]: tensor for key, tensor in ours.state_dict().items()}

@@ -22,7 +22,10 @@ def test_the_base_preset_is_the_published_shape():
     ("given", "message"),
     [
         ({"preset": "huge"}, "preset=huge: starter, small, base"),
-        ({"schedule": "step"}, "schedule must be cosine or constant"),
+        ({"schedule": "step"}, "schedule must be one of cosine, wsd, constant"),
+        ({"decay_share": 0.0}, "decay_share must be in (0, 1]"),
+        ({"optimizer": "sgd"}, "optimizer must be one of muon, adamw"),
+        ({"embedding_learning_rate": 0.0}, "embedding_learning_rate must be above 0"),
         ({"epochs": 0.0}, "epochs or max_steps must be above 0"),
         ({"batch_size": 0}, "batch_size must be above 0"),
         ({"microbatch_tokens": 100}, "microbatch_tokens must hold one longest pair"),

@@ -1,41 +1,83 @@
-"""A step's rows cut into microbatches of similar length, padded, as tensors.
+"""A step's rows cut into microbatches of flat tensors, without padding between pairs.
 
-In: a token store and row numbers. Out: `Batch` of (B, S) sources and (B, T) targets. Cutting
-changes nothing but speed and memory: the loss is a sum over tokens, divided once by the tokens of
-the whole step, so neither padding nor the number of processes alters a result.
+In: a token store and the order of its rows. Out: `Step`s of `Batch`es. Cutting changes nothing but
+speed and memory: the loss is a sum over tokens, divided once by the tokens of the whole step, so
+neither the number of microbatches nor that of processes alters a result. Which pairs go together
+is decided in `chatlm.dataset.packing`.
 """
 
+import mmap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from chatlm.dataset.order import Order, Rows
-from chatlm.dataset.token_store import PAD_ID, Ragged, TokenStore
+from chatlm.dataset.packing import Grid, Lengths, num_fillers, split
+from chatlm.dataset.token_store import PAD_ID, Ids, Ragged, TokenStore
 from chatlm.model.t5 import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One microbatch. B rows, S source positions, T target positions."""
+    """One microbatch of P pairs, their M source and N target tokens one behind the other.
 
-    input_ids: Int[Tensor, "B S"]
-    attention_mask: Bool[Tensor, "B S"]
-    labels: Int[Tensor, "B T"]
+    Pair p reads `input_ids[source_offsets[p]:source_offsets[p + 1]]` and is to learn
+    `labels[target_offsets[p]:target_offsets[p + 1]]`. Ids are int64, which all of PyTorch takes;
+    looking up int32 is no faster.
+    """
+
+    input_ids: Int[Tensor, "M"]
+    labels: Int[Tensor, "N"]
+    source_offsets: Int[Tensor, "P_and_1"]
+    target_offsets: Int[Tensor, "P_and_1"]
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns (input_ids, labels, source_offsets, target_offsets)."""
+        return self.input_ids, self.labels, self.source_offsets, self.target_offsets
 
     def to(self, device: torch.device) -> "Batch":
-        """Returns the batch on a device; the copy overlaps with computation where it can."""
-        moved = (t.to(device, non_blocking=True) for t in self.tensors())
-        return Batch(*moved)
+        """Returns the batch on a device; the copy to a GPU overlaps with computation.
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns (input_ids, attention_mask, labels)."""
-        return self.input_ids, self.attention_mask, self.labels
+        Memory is pinned here and not by the loader's thread: a new thread would open a context of
+        its own on the first GPU, whichever GPU the process works on.
+        """
+        tensors = self.tensors()
+        if device.type == "cuda":
+            tensors = tuple(tensor.pin_memory() for tensor in tensors)
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+    def filled(self, num_sources: int, num_targets: int, num_pairs: int) -> "Batch":
+        """Returns the batch filled up to given sizes with pairs that teach nothing.
+
+        Filler ids are pads, filler labels are ignored. The filler is cut into short pairs that
+        have a source and a target each, so that no pair attends to nothing; pairs without either
+        follow, up to `num_pairs`.
+
+        Args:
+            num_sources: source tokens afterwards.
+            num_targets: target tokens afterwards.
+            num_pairs: pairs afterwards, real, filler and empty ones.
+        """
+        spare = np.array([num_sources - len(self.input_ids), num_targets - len(self.labels)])
+        pieces = int(num_fillers(spare))
+        empty = num_pairs - (len(self.source_offsets) - 1) - pieces
+        assert min(spare.min() - pieces, empty) >= 0, "the batch does not fit into these sizes"
+        ends = np.minimum(np.arange(1, pieces + empty + 1), pieces)
+        source_ends, target_ends = (
+            torch.from_numpy(size - tokens + tokens * ends // max(1, pieces)).int()
+            for size, tokens in zip((num_sources, num_targets), spare, strict=True)
+        )
+        return Batch(
+            torch.cat([self.input_ids, self.input_ids.new_full((int(spare[0]),), PAD_ID)]),
+            torch.cat([self.labels, self.labels.new_full((int(spare[1]),), IGNORE_INDEX)]),
+            torch.cat([self.source_offsets, source_ends]),
+            torch.cat([self.target_offsets, target_ends]),
+        )
 
 
 @dataclass(frozen=True)
@@ -43,7 +85,8 @@ class Step:
     """What one process computes for one optimizer step.
 
     `num_target_tokens`, `num_tokens` (source and target) and `num_rows` count the whole step, all
-    processes together; they follow from the row numbers, so no communication is needed.
+    processes together, without filler; they follow from the row numbers, so no communication is
+    needed.
     """
 
     index: int
@@ -53,63 +96,46 @@ class Step:
     num_rows: int
 
 
-def cut(
-    source_lengths: npt.NDArray[np.int64],
-    target_lengths: npt.NDArray[np.int64],
-    max_positions: int,
-    multiple_of: int = 1,
-) -> list[Rows]:
-    """Returns groups of positions 0 .. n-1, each padded to at most max_positions in all.
-
-    Args:
-        source_lengths: tokens of each source (n,).
-        target_lengths: tokens of each target (n,).
-        max_positions: bound on rows x (longest source + longest target) of a group.
-        multiple_of: the number of groups is a multiple of this: one group for each process at a
-            time. Groups that lie side by side are of similar length.
-    """
-    order = np.lexsort((source_lengths, target_lengths))[::-1]
-    groups: list[Rows] = []
-    start = longest_source = longest_target = 0
-    for end, row in enumerate(order):
-        source = max(longest_source, int(source_lengths[row]))
-        target = max(longest_target, int(target_lengths[row]))
-        if end > start and (end + 1 - start) * (source + target) > max_positions:
-            groups.append(order[start:end])
-            start, source, target = end, int(source_lengths[row]), int(target_lengths[row])
-        longest_source, longest_target = source, target
-    groups.append(order[start:])
-    while len(groups) % multiple_of:
-        widest = max(range(len(groups)), key=lambda index: len(groups[index]))
-        rows = groups.pop(widest)
-        middle = len(rows) // 2
-        groups[widest:widest] = [rows[:middle], rows[middle:]]
-    return groups
-
-
 def collate(store: TokenStore, rows: Rows) -> Batch:
-    """Returns the rows as one padded batch; no rows give one pair without labels.
+    """Returns the rows as one batch, in their order; no rows give one pair that teaches nothing.
 
     The pair without labels keeps a process in step with the others when a step has fewer rows than
     there are processes: its loss is 0 and so are its gradients.
     """
-    filler = len(rows) == 0
-    rows = np.zeros(1, np.int64) if filler else rows
-    source = _padded(store.sources, rows, PAD_ID)
-    target = _padded(store.targets, rows, IGNORE_INDEX)
-    if filler:
-        target.fill_(IGNORE_INDEX)
-    # EOS ends every source, so a pad id can only be padding.
-    return Batch(source, source != PAD_ID, target)
+    if len(rows) == 0:
+        offsets = torch.tensor([0, 1], dtype=torch.int32)
+        return Batch(torch.tensor([PAD_ID]), torch.tensor([IGNORE_INDEX]), offsets, offsets)
+    input_ids, source_offsets = _gather(store.sources, rows)
+    labels, target_offsets = _gather(store.targets, rows)
+    return Batch(input_ids, labels, source_offsets, target_offsets)
 
 
-def _padded(ragged: Ragged, rows: Rows, fill: int) -> Tensor:
-    lengths = ragged.offsets[rows + 1] - ragged.offsets[rows]
-    padded = np.full((len(rows), int(lengths.max())), fill, np.int64)
-    for place, row in enumerate(rows):
-        ids = ragged[int(row)]
-        padded[place, : len(ids)] = ids
-    return torch.from_numpy(padded)
+def _gather(ragged: Ragged, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Returns the ids of the rows one behind the other, and where each begins and ends."""
+    starts = np.asarray(ragged.offsets)[rows]
+    lengths = np.asarray(ragged.offsets)[rows + 1] - starts
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    ids = np.asarray(ragged.ids)[places].astype(np.int64)
+    _release(ragged.ids)
+    return torch.from_numpy(ids), torch.from_numpy(offsets.astype(np.int32))
+
+
+def _release(ids: Ids) -> None:
+    """Takes the pages of a mapped file out of this process; they stay in the system's cache.
+
+    A page that is read maps up to 2 MiB around it, so a few thousand random rows would make the
+    whole file count as this process's memory, and of every other process, too.
+    """
+    if isinstance(ids.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        ids.base.madvise(mmap.MADV_DONTNEED)
+
+
+def lengths_of(store: TokenStore, rows: Rows) -> tuple[Lengths, Lengths]:
+    """Returns the source and target lengths of some rows, without reading those of others."""
+    sources, targets = np.asarray(store.sources.offsets), np.asarray(store.targets.offsets)
+    return sources[rows + 1] - sources[rows], targets[rows + 1] - targets[rows]
 
 
 @dataclass(frozen=True)
@@ -117,26 +143,40 @@ class Loader:
     """Yields the steps of one process, prepared ahead in a thread.
 
     `rank` of `num_processes` takes every num_processes-th group of a step, so that all processes
-    work on rows of similar length at the same time.
+    work on equally large microbatches at the same time. With `fixed_shapes` microbatches are filled
+    up to few different sizes, which a compiled model needs; without it there is no filler.
     """
 
     store: TokenStore
     order: Order
-    max_positions: int
+    max_tokens: int
     rank: int = 0
     num_processes: int = 1
+    fixed_shapes: bool = False
     ahead: int = 2
+
+    def grid(self) -> Grid | None:
+        """Returns the sizes that microbatches are filled up to, if they are."""
+        if not self.fixed_shapes:
+            return None
+        share = self.order.batch_size / len(self.store)
+        sources, targets = self.store.sources.offsets[-1], self.store.targets.offsets[-1]
+        return Grid.fitting(sources * share, targets * share, self.max_tokens, self.num_processes)
 
     def step(self, index: int) -> Step:
         """Returns one step, counted from 0."""
         rows = self.order.rows(index)
-        sources = self.store.sources.offsets[rows + 1] - self.store.sources.offsets[rows]
-        targets = self.store.targets.offsets[rows + 1] - self.store.targets.offsets[rows]
-        groups = cut(sources, targets, self.max_positions, self.num_processes)
-        mine = groups[self.rank :: self.num_processes]
+        sources, targets = lengths_of(self.store, rows)
+        groups = split(sources, targets, self.max_tokens, self.num_processes, self.grid())
+        batches: list[Batch] = []
+        for group in groups[self.rank :: self.num_processes]:
+            batch = collate(self.store, rows[group.positions])
+            if self.fixed_shapes:
+                batch = batch.filled(group.num_sources, group.num_targets, group.num_pairs)
+            batches.append(batch)
         return Step(
             index,
-            [collate(self.store, rows[group]) for group in mine],
+            batches,
             num_target_tokens=int(targets.sum()),
             num_tokens=int(sources.sum() + targets.sum()),
             num_rows=len(rows),

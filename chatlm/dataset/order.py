@@ -6,6 +6,7 @@ processes or workers. Every row comes exactly once an epoch; the last step of an
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +16,30 @@ Rows = npt.NDArray[np.int64]
 
 def permutation(num_rows: int, seed: int, epoch: int) -> Rows:
     """Returns the rows of one epoch in training order, from a counter-based generator (Philox)."""
+    return _shuffled(num_rows, seed, epoch).astype(np.int64)
+
+
+def _shuffled(num_rows: int, seed: int, epoch: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Returns the permutation in 4 bytes a row where they are enough: 40 MB for 10M rows."""
+    rows = np.arange(num_rows, dtype=np.uint32 if num_rows <= 2**32 else np.uint64)
     key = np.array([seed, epoch], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).permutation(num_rows)
+    np.random.Generator(np.random.Philox(key=key)).shuffle(rows)
+    return rows
 
 
 @dataclass
 class Order:
-    """The rows of every step. The newest epoch's permutation is kept, the others are recomputed."""
+    """The rows of every step. The newest epoch's permutation is kept, the others are recomputed.
+
+    A permutation of 10M rows takes about a second to make.
+    """
 
     num_rows: int
     batch_size: int
     seed: int
-    _cached: tuple[int, Rows] = field(default=(-1, np.zeros(0, np.int64)), repr=False)
+    _cached: tuple[int, npt.NDArray[np.unsignedinteger[Any]]] = field(
+        default=(-1, np.zeros(0, np.uint32)), repr=False
+    )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -42,6 +55,6 @@ class Order:
         """Returns the row numbers of a step, counted from 0."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if self._cached[0] != epoch:
-            self._cached = (epoch, permutation(self.num_rows, self.seed, epoch))
+            self._cached = (epoch, _shuffled(self.num_rows, self.seed, epoch))
         start = within * self.batch_size
-        return self._cached[1][start : start + self.batch_size]
+        return self._cached[1][start : start + self.batch_size].astype(np.int64)

@@ -4,14 +4,13 @@ In: new keys and values of each layer. Out: all of them so far. The law of this 
 with a cache, in steps of any size, gives what decoding at once gives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from chatlm.model.attention import KeysValues
-
+KeysValues = tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]
 NewKeysValues = tuple[Float[Tensor, "B H T K"], Float[Tensor, "B H T K"]]
 
 FIRST_CAPACITY = 64
@@ -31,7 +30,7 @@ class Cache:
     def __init__(self) -> None:
         self.length = 0
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
-        self._cross: dict[int, KeysValues] = {}
+        self._cross: Sequence[KeysValues] | None = None
 
     def extend(self, layer: int, new: NewKeysValues) -> KeysValues:
         """Append the keys and values of the new tokens of `layer` and return all so far.
@@ -63,13 +62,12 @@ class Cache:
         """Count tokens that all layers have seen."""
         self.length += num_tokens
 
-    def cross(self, layer: int, make: Callable[[], KeysValues]) -> KeysValues:
-        """Return the cross-attention keys and values of `layer`, made at the first call only."""
-        if layer not in self._cross:
-            key, value = make()
+    def cross(self, make: Callable[[], Sequence[KeysValues]]) -> Sequence[KeysValues]:
+        """Return the cross-attention keys and values of all layers, made at the first call only."""
+        if self._cross is None:
             # Laid out by head once, or every step would do it again before it multiplies.
-            self._cross[layer] = key.contiguous(), value.contiguous()
-        return self._cross[layer]
+            self._cross = [(key.contiguous(), value.contiguous()) for key, value in make()]
+        return self._cross
 
     def reorder(self, rows: Int[Tensor, " B"]) -> None:
         """Let row i continue what row `rows[i]` has decoded.

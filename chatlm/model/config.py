@@ -11,8 +11,12 @@ from typing import Any
 from chatlm.errors import CheckpointError, ConfigError
 
 FEED_FORWARDS = ("relu", "gated-gelu")
+POSITIONS = ("t5", "rope")
 
 ARCHITECTURE = "T5ForConditionalGeneration"
+ROTARY_ARCHITECTURE = "RotaryT5"
+ROTARY_MODEL_TYPE = "chatlm_rope"
+"""Model type of what Hugging Face has no class for: T5 with rotary positions."""
 
 _REQUIRED_KEYS = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")
 
@@ -38,6 +42,7 @@ class ModelConfig:
     num_layers: int = 10
     num_decoder_layers: int = 10
     feed_forward_proj: str = "relu"
+    position: str = "t5"
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     dropout_rate: float = 0.0
@@ -61,6 +66,10 @@ class ModelConfig:
                 f"feed_forward_proj={self.feed_forward_proj!r}: expected one of "
                 + ", ".join(FEED_FORWARDS)
             )
+        if self.position not in POSITIONS:
+            raise ConfigError(f"position={self.position!r}: expected one of {', '.join(POSITIONS)}")
+        if self.is_rotary and self.d_kv % 2:
+            raise ConfigError(f"d_kv={self.d_kv}: rotary positions need an even number")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ConfigError(f"dropout_rate={self.dropout_rate}: expected 0 or more and below 1")
         for key in ("layer_norm_epsilon", "initializer_factor"):
@@ -99,13 +108,19 @@ class ModelConfig:
         """Whether the feed-forward multiplies its GELU by a second projection."""
         return self.feed_forward_proj.startswith("gated")
 
+    @property
+    def is_rotary(self) -> bool:
+        """Whether positions are rotations of queries and keys, and not T5's learned bias."""
+        return self.position == "rope"
+
     def num_parameters(self) -> int:
         """Return the number of trainable values; the tied table counts once."""
         attention = 4 * self.d_model * self.d_kv * self.num_heads
         feed_forward = (3 if self.is_gated else 2) * self.d_model * self.d_ff
         encoder_layer = attention + feed_forward + 2 * self.d_model
         decoder_layer = 2 * attention + feed_forward + 3 * self.d_model
-        per_stack = self.relative_attention_num_buckets * self.num_heads + self.d_model
+        bias = 0 if self.is_rotary else self.relative_attention_num_buckets * self.num_heads
+        per_stack = bias + self.d_model
         return (
             self.vocab_size * self.d_model
             + self.num_layers * encoder_layer
@@ -116,16 +131,20 @@ class ModelConfig:
     def to_hf(self) -> dict[str, Any]:
         """Return the `config.json` of `T5ForConditionalGeneration`, tied and scaled.
 
-        Tied and scaled is the one variant that transformers 4 and 5 read alike.
+        Tied and scaled is the one variant that transformers 4 and 5 read alike. With rotary
+        positions the model type is one that transformers does not know and says so.
         """
+        values = dataclasses.asdict(self)
+        if not self.is_rotary:
+            del values["position"]
         return {
-            "architectures": [ARCHITECTURE],
-            "model_type": "t5",
+            "architectures": [ROTARY_ARCHITECTURE if self.is_rotary else ARCHITECTURE],
+            "model_type": ROTARY_MODEL_TYPE if self.is_rotary else "t5",
             "is_encoder_decoder": True,
             "use_cache": True,
             "tie_word_embeddings": True,
             "decoder_start_token_id": self.pad_token_id,
-            **dataclasses.asdict(self),
+            **values,
         }
 
     @classmethod
@@ -150,6 +169,11 @@ class ModelConfig:
             config = cls(**values)
         except ConfigError as error:
             raise CheckpointError(f"config.json does not describe a T5: {error}") from error
+        if config.is_rotary != (hf["model_type"] == ROTARY_MODEL_TYPE):
+            raise CheckpointError(
+                f"config.json has model_type={hf['model_type']!r} and position="
+                f"{config.position!r}, which contradict each other: copy the file anew"
+            )
         start = hf.get("decoder_start_token_id")
         if start is not None and start != config.pad_token_id:
             raise CheckpointError(
@@ -180,8 +204,10 @@ def _typed_values(
 
 def _refuse_foreign(hf: Mapping[str, Any]) -> None:
     """Raise unless the dict describes a tied, scaled `T5ForConditionalGeneration`."""
-    architectures = hf.get("architectures") or [ARCHITECTURE]
-    if hf.get("model_type") != "t5" or ARCHITECTURE not in architectures:
+    known = {"t5": ARCHITECTURE, ROTARY_MODEL_TYPE: ROTARY_ARCHITECTURE}
+    architecture = known.get(hf.get("model_type", ""))
+    architectures = hf.get("architectures") or [architecture]
+    if architecture is None or architecture not in architectures:
         raise CheckpointError(
             f"config.json describes model_type={hf.get('model_type')!r}, architectures="
             f"{list(architectures)}: expected a {ARCHITECTURE} (model_type 't5')"

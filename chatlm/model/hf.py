@@ -37,7 +37,8 @@ def key_table(config: ModelConfig) -> dict[str, str]:
     stacks = (("encoder", config.num_layers), ("decoder", config.num_decoder_layers))
     for stack, num_layers in stacks:
         bias = "relative_attention_bias.weight"
-        table[f"{stack}.{bias}"] = f"{stack}.block.0.layer.0.SelfAttention.{bias}"
+        if not config.is_rotary:
+            table[f"{stack}.{bias}"] = f"{stack}.block.0.layer.0.SelfAttention.{bias}"
         table[f"{stack}.norm.weight"] = f"{stack}.final_layer_norm.weight"
         parts = _layer_parts(stack, config)
         for i in range(num_layers):

@@ -1,7 +1,9 @@
-"""The small parts of a block: the norm and the feed-forward.
+"""The small parts of a block: the norm, projections that share their input, the feed-forward.
 
-In and out: hidden states (B, T, D). No attention, no residual sums.
+In and out: hidden states (..., D). No attention, no residual sums.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chatlm.model.config import ModelConfig
+
+FEW_ROWS = 64
+"""Up to so many rows a product is bound by reading the weights; joining them would double that."""
+
+
+def joint_linear(
+    states: Float[Tensor, "*B D"], layers: Sequence[nn.Linear]
+) -> Float[Tensor, "*B sum_of_outputs"]:
+    """Return the outputs of several linear layers without bias, side by side, as one product.
+
+    The layers stay separate parameters, as optimizers, adapters and Hugging Face want them; joining
+    copies weights, which costs little beside a product with many rows. Layers of another class (an
+    adapter around a linear layer) are called one by one.
+    """
+    is_plain = all(type(layer) is nn.Linear for layer in layers)
+    if not is_plain or states.shape[:-1].numel() <= FEW_ROWS:
+        return torch.cat([layer(states) for layer in layers], dim=-1)
+    return F.linear(states, torch.cat([layer.weight for layer in layers]))
 
 
 class RMSNorm(nn.Module):
@@ -46,10 +66,11 @@ class FeedForward(nn.Module):
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """Return the transformed states, without the residual."""
         if self.is_gated:
-            inner = F.gelu(self.wi_0(states), approximate="tanh") * self.wi_1(states)
+            gate, up = joint_linear(states, (self.wi_0, self.wi_1)).chunk(2, dim=-1)
+            inner = F.gelu(gate, approximate="tanh") * up
         else:
             inner = F.relu(self.wi(states))
         return self.wo(self.dropout(inner))

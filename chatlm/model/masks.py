@@ -1,6 +1,6 @@
 """Who may attend to whom: small pure functions that make masks, and one that turns them to bias.
 
-In: token masks, segment ids, lengths. Out: boolean masks (True = may attend) whose dimensions
+In: token masks, lengths. Out: boolean masks (True = may attend) whose dimensions
 broadcast to (B, H, T, S), and the additive form that attention takes. Masks combine with `&`.
 Knows nothing of layers or weights.
 
@@ -32,24 +32,14 @@ def causal_mask(
     return mask.tril(key_length - query_length)[None, None]
 
 
-def segment_mask(
-    query_segments: Int[Tensor, "B T"], key_segments: Int[Tensor, "B S"]
-) -> Bool[Tensor, "B 1 T S"]:
-    """Return the block-diagonal mask: a query sees the keys of its own segment.
-
-    Segments are numbered from 1 in a row that packs several texts; 0 is padding, which neither
-    sees nor is seen. A row with one text is the special case of the single segment 1.
-    """
-    same = query_segments[:, :, None] == key_segments[:, None, :]
-    return (same & (key_segments != 0)[:, None, :])[:, None]
-
-
 def additive_bias(
-    mask: Bool[Tensor, "#B #H #T #S"],
-    bias: Float[Tensor, "#B #H #T #S"] | None = None,
+    mask: Bool[Tensor, "..."],
+    bias: Float[Tensor, "..."] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "..."]:
     """Return `bias` (or 0) where the mask is True and the lowest finite number elsewhere.
+
+    Mask and bias broadcast to each other.
 
     Finite, so that a query that sees nothing (a padded one) gets an even spread and not NaN; and
     chosen, not added, so that the sum cannot overflow to minus infinity in half precision.

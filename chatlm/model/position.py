@@ -8,10 +8,17 @@ Source: Raffel et al. 2020, arXiv:1910.10683, section 2.1.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+
+from chatlm.model.config import ModelConfig
+
+ByDistance = Float[Tensor, "H distances"]
+BiasByDistance = Callable[[int, int], ByDistance]
+"""(back, ahead) -> the bias of every head for the distances -back .. ahead."""
 
 
 def relative_buckets(
@@ -44,19 +51,40 @@ def relative_buckets(
     return side + torch.where(distance < num_exact, distance, far)
 
 
-def relative_bias(
-    table: Float[Tensor, "buckets H"],
-    query_length: int,
-    key_length: int,
-    bidirectional: bool,
-    max_distance: int,
-) -> Float[Tensor, "1 H T S"]:
-    """Return the bias of every head for the last `query_length` of `key_length` positions.
+class RelativeBias(nn.Module):
+    """A learned bias for every head and bucket of distances.
 
-    The bias depends on the distance alone, so each distance is looked up once and the matrix is
-    its sliding window: no T x S table of indices, and a gradient without scattered additions.
+    Attributes:
+        weight: (buckets, H).
     """
-    distance = torch.arange(1 - key_length, query_length, device=table.device)
-    buckets = relative_buckets(distance, bidirectional, table.shape[0], max_distance)
-    per_distance = table[buckets].t()
-    return per_distance.unfold(1, key_length, 1).flip(1)[None]
+
+    def __init__(self, config: ModelConfig, *, bidirectional: bool) -> None:
+        super().__init__()
+        shape = (config.relative_attention_num_buckets, config.num_heads)
+        self.weight = nn.Parameter(torch.randn(shape))
+        self.bidirectional = bidirectional
+        self.max_distance = config.relative_attention_max_distance
+
+    def forward(self, back: int, ahead: int) -> ByDistance:
+        """Return the bias for the distances -back .. ahead; entry 0 is that of -back.
+
+        A distance is the key's position minus the query's. Each is looked up once, so the gradient
+        of a bucket is a sum over its distances.
+        """
+        distance = torch.arange(-back, ahead + 1, device=self.weight.device)
+        buckets = relative_buckets(
+            distance, self.bidirectional, len(self.weight), self.max_distance
+        )
+        return self.weight[buckets].t()
+
+
+def bias_matrix(
+    by_distance: BiasByDistance, query_length: int, key_length: int
+) -> Float[Tensor, "H T S"]:
+    """Return the bias of the last `query_length` of `key_length` positions.
+
+    The bias depends on the distance alone, so the matrix is a sliding window over the distances:
+    no T x S table of indices, and a gradient without scattered additions.
+    """
+    distances = by_distance(key_length - 1, query_length - 1)
+    return distances.unfold(1, key_length, 1).flip(1)

@@ -1,25 +1,33 @@
 """T5, the encoder-decoder: ids in, hidden states, logits or the training loss out.
 
-In: token ids and masks (`chatlm.dataset` makes them). Out: tensors. Does not generate text
+In: token ids, in padded rows (generation) or flat (training). Out: tensors. Does not generate text
 (`chatlm.generate`), read or write files (`chatlm.model.hf`), or know of any optimizer.
 
 Shapes: B batch, S source length, T target length, D d_model, H heads, V vocabulary.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from chatlm.model.attention import Attention
+from chatlm.model import routes, rows
+from chatlm.model.attention import AttendCross, AttendSelf, Attention
 from chatlm.model.cache import Cache
 from chatlm.model.config import ModelConfig
-from chatlm.model.layers import FeedForward, RMSNorm
+from chatlm.model.layers import FeedForward, RMSNorm, joint_linear
 from chatlm.model.loss import compute_dtype, cross_entropy_sum
-from chatlm.model.masks import TokenMask, additive_bias, causal_mask, padding_mask, segment_mask
-from chatlm.model.position import relative_bias
+from chatlm.model.masks import TokenMask, additive_bias, causal_mask, padding_mask
+from chatlm.model.offsets import positions
+from chatlm.model.position import BiasByDistance, RelativeBias, bias_matrix
+from chatlm.model.rope import rotate_projected, rotation
+from chatlm.model.routes import Position, Side
+
+KeysValues = Any
+"""What a layer's cross-attention takes from the source; its form is agreed with `attend_cross`."""
 
 IGNORE_INDEX = -100
 """The label of a position that is not to be learned."""
@@ -46,11 +54,10 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout_rate)
 
     def forward(
-        self, states: Float[Tensor, "B S D"], bias: Float[Tensor, "#B #H S S"]
-    ) -> Float[Tensor, "B S D"]:
+        self, states: Float[Tensor, "*B D"], attend_self: AttendSelf
+    ) -> Float[Tensor, "*B D"]:
         """Return the states after this layer."""
-        normed = self.attention_norm(states)
-        attended = self.attention(normed, self.attention.keys_values(normed), bias)
+        attended = self.attention.to_itself(self.attention_norm(states), attend_self)
         states = states + self.dropout(attended)
         return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
 
@@ -58,9 +65,8 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """As an encoder layer, with attention to the encoder's output in between."""
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.index = index
         self.attention_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.attention = Attention(config)
         self.cross_attention_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
@@ -71,23 +77,17 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        states: Float[Tensor, "B T D"],
-        memory: Float[Tensor, "B S D"],
-        bias: Float[Tensor, "#B #H T past_and_T"],
-        cross_bias: Float[Tensor, "#B 1 #T S"],
-        cache: Cache | None,
-    ) -> Float[Tensor, "B T D"]:
-        """Return the states after this layer."""
-        normed = self.attention_norm(states)
-        own = self.attention.keys_values(normed)
-        if cache is None:
-            cross = self.cross_attention.keys_values(memory)
-        else:
-            own = cache.extend(self.index, own)
-            cross = cache.cross(self.index, lambda: self.cross_attention.keys_values(memory))
-        states = states + self.dropout(self.attention(normed, own, bias))
+        states: Float[Tensor, "*B D"],
+        keys_values: KeysValues,
+        attend_self: AttendSelf,
+        attend_cross: AttendCross,
+    ) -> Float[Tensor, "*B D"]:
+        """Return the states after this layer; `keys_values` are its own of the source."""
+        attended = self.attention.to_itself(self.attention_norm(states), attend_self)
+        states = states + self.dropout(attended)
         normed = self.cross_attention_norm(states)
-        states = states + self.dropout(self.cross_attention(normed, cross, cross_bias))
+        attended = self.cross_attention.to_memory(normed, keys_values, attend_cross)
+        states = states + self.dropout(attended)
         return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
 
 
@@ -96,31 +96,29 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.max_distance = config.relative_attention_max_distance
-        self.relative_attention_bias = nn.Embedding(
-            config.relative_attention_num_buckets, config.num_heads
-        )
+        self.relative_attention_bias = None
+        if not config.is_rotary:
+            self.relative_attention_bias = RelativeBias(config, bidirectional=True)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout_rate)
 
     def forward(
-        self, embedded: Float[Tensor, "B S D"], attention_mask: TokenMask
-    ) -> Float[Tensor, "B S D"]:
-        """Return the final states; those of padded positions are finite and mean nothing."""
-        length = embedded.shape[1]
-        segments = attention_mask.long()
-        # The bias of T5 lives in layer 0 and is shared by all, so it is made once, mask included.
-        bias = additive_bias(
-            segment_mask(segments, segments),
-            relative_bias(
-                self.relative_attention_bias.weight, length, length, True, self.max_distance
-            ),
-            compute_dtype(embedded.device, embedded.dtype),
-        )
+        self,
+        embedded: Float[Tensor, "*B D"],
+        make_attend: Callable[[BiasByDistance | None], AttendSelf],
+    ) -> Float[Tensor, "*B D"]:
+        """Return the final states; those of padded positions are finite and mean nothing.
+
+        Args:
+            embedded: Source tokens.
+            make_attend: The bias in (None with rotary positions), attention out. The bias of T5 is
+                shared by all layers, so this is called once.
+        """
+        attend_self = make_attend(self.relative_attention_bias)
         states = self.dropout(embedded)
         for layer in self.layers:
-            states = layer(states, bias)
+            states = layer(states, attend_self)
         return self.dropout(self.norm(states))
 
 
@@ -129,42 +127,47 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.max_distance = config.relative_attention_max_distance
-        self.relative_attention_bias = nn.Embedding(
-            config.relative_attention_num_buckets, config.num_heads
-        )
-        self.layers = nn.ModuleList(
-            DecoderLayer(config, i) for i in range(config.num_decoder_layers)
-        )
+        self.num_heads = config.num_heads
+        self.relative_attention_bias = None
+        if not config.is_rotary:
+            self.relative_attention_bias = RelativeBias(config, bidirectional=False)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout_rate)
 
+    def _keys_values(self, memory: Float[Tensor, "*S D"]) -> tuple[Float[Tensor, "*S 2 H K"], ...]:
+        """Return what each layer's cross-attention takes from the memory, by one product."""
+        layers = cast(Iterable[DecoderLayer], self.layers)
+        attentions = [layer.cross_attention for layer in layers]
+        joint = joint_linear(memory, [one for own in attentions for one in (own.k, own.v)])
+        return joint.unflatten(-1, (len(attentions), 2, self.num_heads, -1)).unbind(-4)
+
     def forward(
         self,
-        embedded: Float[Tensor, "B T D"],
-        memory: Float[Tensor, "B S D"],
-        attention_mask: TokenMask,
+        embedded: Float[Tensor, "*B D"],
+        memory: Float[Tensor, "*S D"],
+        make_attend: Callable[[BiasByDistance | None], Sequence[AttendSelf]],
+        attend_cross: AttendCross,
         cache: Cache | None = None,
-        segments: Int[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """Return the final states of the T tokens that follow those in the cache."""
-        length = embedded.shape[1]
-        dtype = compute_dtype(embedded.device, embedded.dtype)
-        total = length if cache is None else cache.length + length
-        visible = causal_mask(length, total, embedded.device)
-        cross_visible = padding_mask(attention_mask)
-        if segments is not None:
-            visible = visible & segment_mask(segments, segments)
-            cross_visible = segment_mask(segments, attention_mask.long())
-        table = self.relative_attention_bias.weight
-        positions = relative_bias(table, length, total, False, self.max_distance)
-        bias = additive_bias(visible, positions, dtype)
-        cross_bias = additive_bias(cross_visible, dtype=dtype)
+    ) -> Float[Tensor, "*B D"]:
+        """Return the final states of the target tokens.
+
+        Args:
+            embedded: Target tokens, those only that are not in a cache.
+            memory: What the encoder returned.
+            make_attend: As in the encoder, but one for each layer, because a cache has layers.
+            attend_cross: Attention to the source.
+            cache: Keeps what the layers take from the memory, laid out by head, from the first
+                call on.
+        """
+        if cache is None:
+            keys_values: Sequence[KeysValues] = self._keys_values(memory)
+        else:
+            keys_values = cache.cross(lambda: [*map(rows.by_head, self._keys_values(memory))])
+        attends = make_attend(self.relative_attention_bias)
         states = self.dropout(embedded)
-        for layer in self.layers:
-            states = layer(states, memory, bias, cross_bias, cache)
-        if cache is not None:
-            cache.advance(length)
+        for layer, own, attend_self in zip(self.layers, keys_values, attends, strict=True):
+            states = layer(states, own, attend_self, attend_cross)
         return self.dropout(self.norm(states))
 
 
@@ -177,11 +180,16 @@ class T5(nn.Module):
     Attributes:
         config: The shape.
         embedding: The one table, `embedding.weight` (V, D), of both inputs and of the head.
+        attention: By which of `chatlm.model.routes` the training loss is computed.
+        longest: Tokens of the longest source and target that can occur in a flat batch. None: read
+            from each batch, for which a GPU has to be waited for.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.attention = "auto"
+        self.longest: tuple[int, int] | None = None
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -212,14 +220,20 @@ class T5(nn.Module):
     def encode(
         self, input_ids: Int[Tensor, "B S"], attention_mask: TokenMask
     ) -> Float[Tensor, "B S D"]:
-        """Return the memory of the source.
+        """Return the memory of padded sources.
 
         Args:
             input_ids: Source ids, padded to S.
-            attention_mask: 0 for padding, 1 for tokens; or, in a row that packs several sources,
-                the number of the source, from 1.
+            attention_mask: 0 for padding, anything else for tokens.
         """
-        return self.encoder(self.embedding(input_ids), attention_mask)
+        length, visible = input_ids.shape[1], padding_mask(attention_mask)
+
+        def make_attend(bias: BiasByDistance | None) -> AttendSelf:
+            matrix = None if bias is None else bias_matrix(bias, length, length)
+            attended = rows.attend_self(additive_bias(visible, matrix, self._dtype()))
+            return self._turned(attended, torch.arange(length, device=input_ids.device), bias)
+
+        return self.encoder(self.embedding(input_ids), make_attend)
 
     def decode(
         self,
@@ -227,7 +241,6 @@ class T5(nn.Module):
         memory: Float[Tensor, "B S D"],
         attention_mask: TokenMask,
         cache: Cache | None = None,
-        decoder_segments: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Return the states that predict the token after each of `decoder_input_ids`.
 
@@ -239,53 +252,103 @@ class T5(nn.Module):
             memory: What `encode` returned.
             attention_mask: What `encode` was given.
             cache: Extended by T tokens, if given.
-            decoder_segments: For packed rows, which source each target token belongs to.
         """
-        embedded = self.embedding(decoder_input_ids)
-        return self.decoder(embedded, memory, attention_mask, cache, decoder_segments)
+        cache = Cache() if cache is None else cache
+        length = decoder_input_ids.shape[1]
+        total = cache.length + length
+
+        def make_attend(bias: BiasByDistance | None) -> list[AttendSelf]:
+            visible = causal_mask(length, total, decoder_input_ids.device)
+            matrix = None if bias is None else bias_matrix(bias, length, total)
+            matrix = additive_bias(visible, matrix, self._dtype())
+            places = torch.arange(cache.length, total, device=decoder_input_ids.device)
+            return [
+                self._turned(rows.attend_cached(matrix, cache, layer), places, bias)
+                for layer in range(self.config.num_decoder_layers)
+            ]
+
+        hidden = self.decoder(
+            self.embedding(decoder_input_ids),
+            memory,
+            make_attend,
+            rows.attend_cross(additive_bias(padding_mask(attention_mask), dtype=self._dtype())),
+            cache,
+        )
+        cache.advance(length)
+        return hidden
+
+    def _position(self, bias: BiasByDistance | None, side: Side) -> Position:
+        if bias is not None:
+            return bias
+        return rotation(positions(side.offsets, side.num_tokens), self.config.d_kv)
+
+    def _turned(
+        self, attend_self: AttendSelf, places: Int[Tensor, " T"], bias: BiasByDistance | None
+    ) -> AttendSelf:
+        """Return attention that turns queries and keys before, if there is no bias."""
+        if bias is not None:
+            return attend_self
+        by = rotation(places, self.config.d_kv)
+        return lambda projected: attend_self(rotate_projected(projected, by))
+
+    def _dtype(self) -> torch.dtype:
+        weight = self.embedding.weight
+        return compute_dtype(weight.device, weight.dtype)
 
     def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Return the scores of all V tokens, before softmax."""
         return F.linear(hidden * self.config.d_model**-0.5, self.embedding.weight)
 
     def shift_right(
-        self, labels: Int[Tensor, "B T"], decoder_segments: Int[Tensor, "B T"] | None = None
-    ) -> Int[Tensor, "B T"]:
-        """Return the decoder's input: pad, then all labels but the last; ignored ones as pad.
+        self, labels: Int[Tensor, " N"], offsets: Int[Tensor, " P_and_1"]
+    ) -> Int[Tensor, " N"]:
+        """Return the decoder's input: for each pair pad, then all labels but the last.
 
-        In packed rows every segment starts from pad.
+        Ignored labels become pad.
         """
         pad = self.config.pad_token_id
-        shifted = F.pad(labels, (1, -1), value=pad)
-        if decoder_segments is not None:
-            previous = F.pad(decoder_segments, (1, -1), value=0)
-            shifted = shifted.masked_fill(previous != decoder_segments, pad)
+        # One more place than tokens, because empty pairs at the end start there.
+        shifted = F.pad(labels, (1, 0)).index_fill(0, offsets[:-1].long(), pad)[:-1]
         return shifted.masked_fill(shifted == IGNORE_INDEX, pad)
 
     def forward(
         self,
-        input_ids: Int[Tensor, "B S"],
-        attention_mask: TokenMask,
-        labels: Int[Tensor, "B T"],
-        decoder_segments: Int[Tensor, "B T"] | None = None,
+        input_ids: Int[Tensor, " M"],
+        labels: Int[Tensor, " N"],
+        source_offsets: Int[Tensor, " P_and_1"],
+        target_offsets: Int[Tensor, " P_and_1"],
     ) -> LossOutput:
         """Return the summed loss of predicting `labels`; ignored labels are never scored.
 
+        A batch is flat: its pairs lie one behind the other, without padding.
+
         Args:
-            input_ids: Source ids.
-            attention_mask: See `encode`.
+            input_ids: Source ids of all pairs.
             labels: Target ids with EOS, `IGNORE_INDEX` where nothing is to be learned.
-            decoder_segments: For packed rows only, see `decode`.
+            source_offsets: Pair p has the sources from source_offsets[p] up to the next offset.
+            target_offsets: Likewise.
         """
-        memory = self.encode(input_ids, attention_mask)
-        hidden = self.decode(
-            self.shift_right(labels, decoder_segments),
-            memory,
-            attention_mask,
-            decoder_segments=decoder_segments,
+        dropout_rate = self.config.dropout_rate if self.training else 0.0
+        route = routes.choose(self.attention, labels.device, self._dtype(), dropout_rate)
+        longest_source, longest_target = self.longest or (None, None)
+        source = Side(source_offsets, len(input_ids), longest_source)
+        target = Side(target_offsets, len(labels), longest_target)
+        # One lookup for both sides: its gradient is as large as the table.
+        ids = torch.cat([input_ids, self.shift_right(labels, target_offsets)])
+        sources, targets = self.embedding(ids).split([len(input_ids), len(labels)])
+        memory = self.encoder(
+            sources,
+            lambda bias: route.to_itself(source, self._position(bias, source), causal=False),
         )
-        flat_labels = labels.flatten()
-        kept = (flat_labels != IGNORE_INDEX).nonzero().squeeze(1)
-        scaled = hidden.flatten(0, 1)[kept] * self.config.d_model**-0.5
-        loss_sum = cross_entropy_sum(scaled, self.embedding.weight, flat_labels[kept])
-        return LossOutput(loss_sum, torch.tensor(len(kept), device=labels.device))
+        num_layers = self.config.num_decoder_layers
+        hidden = self.decoder(
+            targets,
+            memory,
+            lambda bias: (
+                [route.to_itself(target, self._position(bias, target), causal=True)] * num_layers
+            ),
+            route.to_memory(target, source),
+        )
+        scaled = hidden * self.config.d_model**-0.5
+        loss_sum = cross_entropy_sum(scaled, self.embedding.weight, labels, IGNORE_INDEX)
+        return LossOutput(loss_sum, (labels != IGNORE_INDEX).sum())

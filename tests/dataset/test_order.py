@@ -30,6 +30,15 @@ def test_the_order_of_today_is_the_order_of_tomorrow():
     assert permutation(10, seed=42, epoch=1).tolist() == [7, 1, 4, 9, 8, 3, 5, 0, 2, 6]
 
 
+@given(st.integers(1, 300), st.integers(0, 2**32), st.integers(0, 3))
+def test_four_bytes_a_row_give_numpys_permutation(num_rows, seed, epoch):
+    key = np.array([seed, epoch], np.uint64)
+    expected = np.random.Generator(np.random.Philox(key=key)).permutation(num_rows)
+    order = Order(num_rows, num_rows, seed)
+    assert order.rows(epoch).tolist() == permutation(num_rows, seed, epoch).tolist()
+    assert order.rows(epoch).tolist() == expected.tolist()
+
+
 @given(st.integers(1, 100), st.integers(1, 20), st.integers(0, 60))
 def test_samples_before_a_step_are_the_rows_of_the_steps_before_it(num_rows, batch_size, step):
     order = Order(num_rows, batch_size, seed=0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.errors import CheckpointError, ConfigError
-from chatlm.model.config import FEED_FORWARDS, ModelConfig
+from chatlm.model.config import FEED_FORWARDS, POSITIONS, ModelConfig
 
 sizes = st.integers(1, 64)
 configs = st.builds(
@@ -38,24 +38,43 @@ def test_config_survives_the_way_to_hugging_face_and_back(config):
     assert ModelConfig.from_hf(config.to_hf()) == config
 
 
+def test_rotary_positions_survive_and_are_no_t5_to_others(small_config):
+    config = small_config(position="rope")
+    kept = config.to_hf()
+    assert ModelConfig.from_hf(kept) == config
+    assert kept["model_type"] != "t5"
+    with pytest.raises(CheckpointError, match="contradict each other"):
+        ModelConfig.from_hf(kept | {"position": "t5"})
+    with pytest.raises(ConfigError, match="even number"):
+        small_config(position="rope", d_kv=5)
+    with pytest.raises(ConfigError, match="position='alibi'"):
+        small_config(position="alibi")
+
+
 @given(configs)
 def test_transformers_reads_the_same_numbers(config):
     from transformers import T5Config
 
     theirs = T5Config(**config.to_hf())
     for field in dataclasses.fields(config):
-        assert getattr(theirs, field.name) == getattr(config, field.name)
+        if field.name != "position":  # theirs has one kind
+            assert getattr(theirs, field.name) == getattr(config, field.name)
     assert theirs.scale_decoder_outputs
     assert theirs.decoder_start_token_id == config.pad_token_id
 
 
 @pytest.mark.parametrize("feed_forward_proj", FEED_FORWARDS)
 @pytest.mark.parametrize("num_decoder_layers", [1, 3])
-def test_num_parameters_counts_the_real_module(small_config, feed_forward_proj, num_decoder_layers):
+@pytest.mark.parametrize("position", POSITIONS)
+def test_num_parameters_counts_the_real_module(
+    small_config, feed_forward_proj, num_decoder_layers, position
+):
     from chatlm.model.t5 import T5
 
     config = small_config(
-        feed_forward_proj=feed_forward_proj, num_decoder_layers=num_decoder_layers
+        feed_forward_proj=feed_forward_proj,
+        num_decoder_layers=num_decoder_layers,
+        position=position,
     )
     assert sum(p.numel() for p in T5(config).parameters()) == config.num_parameters()
 

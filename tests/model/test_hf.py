@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from chatlm.errors import CheckpointError
 from chatlm.model.config import FEED_FORWARDS
 from chatlm.model.hf import load_config, load_pretrained, save_pretrained
+from chatlm.model.t5 import T5
 
 IDS = torch.tensor([[5, 6, 7, 8, 1], [9, 3, 1, 0, 0]])
 MASK = (IDS != 0).long()
@@ -89,8 +90,20 @@ def test_a_saved_model_comes_back_bit_for_bit(saved):
 
 def test_a_loaded_model_can_be_trained(saved):
     loaded = load_pretrained(saved[0])
-    loaded(IDS, MASK, TARGETS).loss_sum.backward()
+    offsets = torch.tensor([0, 2, 5], dtype=torch.int32)
+    loaded(IDS[0], TARGETS[0].repeat(2)[:5], offsets, offsets).loss_sum.backward()
     assert all(parameter.grad is not None for parameter in loaded.parameters())
+
+
+def test_a_model_with_rotary_positions_comes_back_and_is_refused_by_others(small_config, tmp_path):
+    from transformers import AutoModelForSeq2SeqLM
+
+    model = T5(small_config(position="rope"))
+    save_pretrained(model, model.config, tmp_path)
+    loaded = load_pretrained(tmp_path)
+    assert torch.equal(our_logits(loaded), our_logits(model.eval()))
+    with pytest.raises(ValueError, match="chatlm_rope"):
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
 
 
 def test_changing_a_loaded_model_leaves_its_file_alone_and_the_other_way_round(saved):

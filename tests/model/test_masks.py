@@ -1,10 +1,8 @@
 """Masks as pictures: x = may attend, . = may not."""
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from chatlm.model.masks import additive_bias, causal_mask, padding_mask, segment_mask
+from chatlm.model.masks import additive_bias, causal_mask, padding_mask
 
 
 def picture(mask):
@@ -40,44 +38,6 @@ def test_causal_queries_are_the_last_positions():
         "x x x x x",
     ]
     assert picture(causal_mask(1, 4)) == ["x x x x"]
-
-
-def test_segments_see_only_themselves_and_padding_is_never_seen():
-    segments = torch.tensor([[1, 1, 2, 2, 2, 0]])
-    assert picture(segment_mask(segments, segments)) == [
-        "x x . . . .",
-        "x x . . . .",
-        ". . x x x .",
-        ". . x x x .",
-        ". . x x x .",
-        ". . . . . .",
-    ]
-
-
-def test_packed_targets_see_their_own_source():
-    targets, sources = torch.tensor([[1, 2, 2]]), torch.tensor([[1, 1, 1, 2, 0]])
-    assert picture(segment_mask(targets, sources)) == [
-        "x x x . .",
-        ". . . x .",
-        ". . . x .",
-    ]
-
-
-def test_masks_combine():
-    segments = torch.tensor([[1, 1, 2, 2]])
-    assert picture(causal_mask(4, 4) & segment_mask(segments, segments)) == [
-        "x . . .",
-        "x x . .",
-        ". . x .",
-        ". . x x",
-    ]
-
-
-@given(st.lists(st.lists(st.integers(0, 1), min_size=5, max_size=5), min_size=1, max_size=4))
-def test_a_padding_mask_is_the_segment_mask_of_one_segment(rows):
-    tokens = torch.tensor(rows)
-    ones = torch.ones_like(tokens)
-    assert torch.equal(segment_mask(ones, tokens), padding_mask(tokens).expand(-1, 1, 5, 5))
 
 
 def test_bias_keeps_what_is_seen_and_buries_what_is_not():

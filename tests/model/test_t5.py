@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatlm.errors import ConfigError
 from chatlm.model.cache import FIRST_CAPACITY, Cache
-from chatlm.model.config import FEED_FORWARDS, ModelConfig
+from chatlm.model.config import FEED_FORWARDS, POSITIONS, ModelConfig
 from chatlm.model.hf import key_table
 from chatlm.model.t5 import IGNORE_INDEX, T5
 
@@ -26,6 +28,21 @@ def batch(config, source_lengths, target_lengths, seed=0):
     return ids * mask, mask, labels.masked_fill(~kept, IGNORE_INDEX)
 
 
+def flat(ids, mask, labels):
+    """Return the batch as the training forward takes it: pairs one behind the other."""
+    sources, targets = mask.bool(), labels != IGNORE_INDEX
+    offsets = (
+        F.pad(kept.sum(dim=1).cumsum(0), (1, 0)).to(torch.int32) for kept in (sources, targets)
+    )
+    return (ids[sources], labels[targets], *offsets)
+
+
+def shifted(labels):
+    """Return the decoder's input for padded labels."""
+    before = F.pad(labels, (1, -1), value=0)
+    return before.masked_fill(before == IGNORE_INDEX, 0)
+
+
 def assert_near(ours, theirs, tolerance=1e-5):
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
@@ -41,9 +58,9 @@ def test_logits_loss_and_gradients_are_those_of_transformers(
     ids, mask, labels = batch(config, *lengths)
     expected = theirs(input_ids=ids, attention_mask=mask, labels=labels)
     expected.loss.backward()
-    hidden = ours.decode(ours.shift_right(labels), ours.encode(ids, mask), mask)
+    hidden = ours.decode(shifted(labels), ours.encode(ids, mask), mask)
     assert_near(ours.logits(hidden), expected.logits)
-    output = ours(ids, mask, labels)
+    output = ours(*flat(ids, mask, labels))
     (output.loss_sum / output.num_tokens).backward()
     assert_near(output.loss_sum / output.num_tokens, expected.loss)
     their_gradients = {name: p.grad for name, p in theirs.named_parameters()}
@@ -61,35 +78,42 @@ def test_every_parameter_has_one_counterpart(twins, small_config):
     assert set(table.values()) == {name for name, _ in theirs.named_parameters()}
 
 
-def test_the_target_is_shifted_right(small_config):
+def test_every_target_is_shifted_right_on_its_own(small_config):
     model = T5(small_config())
-    labels = torch.tensor([[7, 8, 1], [9, 1, IGNORE_INDEX], [IGNORE_INDEX, 5, 1]])
-    assert model.shift_right(labels).tolist() == [[0, 7, 8], [0, 9, 1], [0, 0, 5]]
-
-
-def test_every_packed_target_starts_from_pad(small_config):
-    model = T5(small_config())
-    labels = torch.tensor([[7, 8, 1, 9, 1, IGNORE_INDEX]])
-    segments = torch.tensor([[1, 1, 1, 2, 2, 0]])
-    assert model.shift_right(labels, segments).tolist() == [[0, 7, 8, 0, 9, 0]]
+    labels = torch.tensor([7, 8, 1, 9, 1, IGNORE_INDEX, 5, 1])
+    offsets = torch.tensor([0, 3, 5, 8, 8, 8], dtype=torch.int32)
+    assert model.shift_right(labels, offsets).tolist() == [0, 7, 8, 0, 9, 0, 0, 5]
 
 
 def test_the_loss_counts_only_labels_that_are_kept(small_config):
     config = small_config()
     model = T5(config)
-    ids, mask, labels = batch(config, (6, 4), (5, 3))
-    output = model(ids, mask, labels)
+    ids, labels, *offsets = flat(*batch(config, (6, 4), (5, 3)))
+    output = model(ids, labels, *offsets)
     assert output.num_tokens.item() == 8
     assert output.num_tokens.dtype == torch.int64
-    nothing = model(ids, mask, torch.full_like(labels, IGNORE_INDEX))
+    labels[2:] = IGNORE_INDEX
+    assert model(ids, labels, *offsets).num_tokens.item() == 2
+    nothing = model(ids, torch.full_like(labels, IGNORE_INDEX), *offsets)
     assert (nothing.loss_sum.item(), nothing.num_tokens.item()) == (0.0, 0)
 
 
-@settings(max_examples=20)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 9))
-def test_cached_in_steps_of_any_size_is_uncached(steps, seed):
+@settings(max_examples=30)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    st.integers(0, 9),
+    st.sampled_from(POSITIONS),
+)
+def test_cached_in_steps_of_any_size_is_uncached(steps, seed, position):
     config = ModelConfig(
-        vocab_size=30, d_model=16, d_kv=4, d_ff=24, num_heads=2, num_layers=1, num_decoder_layers=2
+        vocab_size=30,
+        d_model=16,
+        d_kv=4,
+        d_ff=24,
+        num_heads=2,
+        num_layers=1,
+        num_decoder_layers=2,
+        position=position,
     )
     torch.manual_seed(seed)
     model = T5(config).eval()
@@ -135,74 +159,111 @@ def test_a_reordered_cache_continues_the_chosen_rows(twins, small_config):
 
 
 @pytest.mark.parametrize("as_bool", [False, True])
-def test_padding_changes_nothing(twins, small_config, as_bool):
+def test_padding_changes_no_real_token(twins, small_config, as_bool):
     config = small_config()
     model, _ = twins(config)
-    ids, mask, labels = batch(config, (7, 4), (6, 3))
+    ids, mask, _ = batch(config, (7, 4), (1, 1))
+    targets = torch.randint(config.vocab_size, (2, 5))
     noise = torch.randint(3, config.vocab_size, (2, 5))
     padded_ids = torch.cat([ids, noise], dim=1)
     padded_mask = torch.cat([mask, torch.zeros_like(noise)], dim=1)
-    padded_labels = torch.cat([labels, torch.full_like(noise, IGNORE_INDEX)], dim=1)
     if as_bool:
         padded_mask = padded_mask.bool()
-    short, long = model(ids, mask, labels), model(padded_ids, padded_mask, padded_labels)
-    assert long.num_tokens == short.num_tokens
-    assert_near(long.loss_sum, short.loss_sum)
+    short = model.decode(targets, model.encode(ids, mask), mask)
+    long = model.decode(targets, model.encode(padded_ids, padded_mask), padded_mask)
+    assert_near(long, short)
 
 
-def test_a_batch_is_the_sum_of_its_rows(twins, small_config):
-    config = small_config()
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("route", ["math", "sdpa"])
+def test_packed_loss_and_gradients_are_those_pair_by_pair(twins, small_config, route, position):
+    config = small_config(position=position)
     model, _ = twins(config)
+    model.attention = route
     ids, mask, labels = batch(config, (7, 4, 1), (2, 5, 3))
-    rows = [model(ids[i : i + 1], mask[i : i + 1], labels[i : i + 1]) for i in range(3)]
-    output = model(ids, mask, labels)
-    assert_near(output.loss_sum, torch.stack([row.loss_sum for row in rows]).sum())
-    assert output.num_tokens == sum(int(row.num_tokens) for row in rows)
-
-
-def test_packing_changes_neither_loss_nor_gradients(twins, small_config):
-    config = small_config()
-    model, _ = twins(config)
-    ids, mask, labels = batch(config, (7, 4, 3), (2, 5, 3))
-    apart = model(ids, mask, labels)
-    expected = torch.autograd.grad(apart.loss_sum, tuple(model.parameters()))
-    sources, source_segments, targets, target_segments = [], [], [], []
-    for i in range(3):
-        source, target = ids[i][mask[i] == 1], labels[i][labels[i] != IGNORE_INDEX]
-        sources.append(source)
-        source_segments.append(torch.full_like(source, i + 1))
-        targets.append(target)
-        target_segments.append(torch.full_like(target, i + 1))
-    tail = torch.tensor([0, 0])
-    packed = model(
-        torch.cat([*sources, tail])[None],
-        torch.cat([*source_segments, tail])[None],
-        torch.cat([*targets, tail + IGNORE_INDEX])[None],
-        torch.cat([*target_segments, tail])[None],
-    )
-    assert packed.num_tokens == apart.num_tokens
-    assert_near(packed.loss_sum, apart.loss_sum)
+    rows = [model(*flat(ids[i : i + 1], mask[i : i + 1], labels[i : i + 1])) for i in range(3)]
+    apart = torch.stack([row.loss_sum for row in rows]).sum()
+    expected = torch.autograd.grad(apart, tuple(model.parameters()))
+    packed = model(*flat(ids, mask, labels))
+    assert_near(packed.loss_sum, apart)
+    assert packed.num_tokens == sum(int(row.num_tokens) for row in rows)
     gradients = torch.autograd.grad(packed.loss_sum, tuple(model.parameters()))
     for ours, theirs in zip(gradients, expected, strict=True):
         assert_near(ours, theirs)
 
 
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("route", ["math", "sdpa", "flex"])
+def test_filler_behind_the_pairs_changes_nothing(twins, small_config, route, position):
+    config = small_config(position=position)
+    model, _ = twins(config)
+    model.attention = route
+    ids, labels, sources, targets = flat(*batch(config, (7, 4), (2, 5)))
+    filled = (
+        F.pad(ids, (0, 5)),
+        F.pad(labels, (0, 6), value=IGNORE_INDEX),
+        F.pad(sources, (0, 3), value=len(ids) + 5),
+        F.pad(targets, (0, 3), value=len(labels) + 6),
+    )
+    with torch.no_grad():
+        plain, with_filler = model(ids, labels, sources, targets), model(*filled)
+    assert with_filler.num_tokens == plain.num_tokens
+    assert_near(with_filler.loss_sum, plain.loss_sum)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_all_routes_give_one_loss_and_one_gradient(twins, small_config, position):
+    config = small_config(position=position)
+    model, _ = twins(config)
+    inputs = flat(*batch(config, (40, 9, 25), (30, 1, 33)))
+    results = {}
+    for route in ("math", "sdpa"):
+        model.attention = route
+        loss = model(*inputs).loss_sum
+        results[route] = (loss, *torch.autograd.grad(loss, tuple(model.parameters())))
+    for ours, theirs in zip(results["sdpa"], results["math"], strict=True):
+        assert_near(ours, theirs)
+    model.attention = "flex"
+    with torch.no_grad():  # FlexAttention has no backward pass on a CPU
+        assert_near(model(*inputs).loss_sum, results["math"][0])
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_the_training_forward_is_the_padded_one(twins, small_config, position):
+    config = small_config(position=position)
+    model, _ = twins(config)
+    ids, mask, labels = batch(config, (7, 4, 1), (2, 5, 3))
+    hidden = model.decode(shifted(labels), model.encode(ids, mask), mask)
+    expected = F.cross_entropy(
+        model.logits(hidden).flatten(0, 1), labels.flatten(), reduction="sum"
+    )
+    assert_near(model(*flat(ids, mask, labels)).loss_sum, expected)
+
+
+def test_an_unknown_route_is_named(small_config):
+    config = small_config()
+    model = T5(config)
+    model.attention = "flash"
+    with pytest.raises(ConfigError, match="attention=flash"):
+        model(*flat(*batch(config, (3,), (2,))))
+
+
 def test_bf16_autocast_is_finite_and_near(twins, small_config):
     config = small_config()
     model, _ = twins(config)
-    ids, mask, labels = batch(config, (7, 4, 3), (2, 5, 3))
+    inputs = flat(*batch(config, (7, 4, 3), (2, 5, 3)))
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(ids, mask, labels)
+        output = model(*inputs)
     output.loss_sum.backward()
     assert output.loss_sum.dtype == torch.float32
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    assert_near(output.loss_sum, model(ids, mask, labels).loss_sum, 3e-2)
+    assert_near(output.loss_sum, model(*inputs).loss_sum, 3e-2)
 
 
 def test_a_model_in_bf16_is_finite(twins, small_config):
     config = small_config()
     model, _ = twins(config)
-    output = model.bfloat16()(*batch(config, (7, 4, 3), (2, 5, 3)))
+    output = model.bfloat16()(*flat(*batch(config, (7, 4, 3), (2, 5, 3))))
     output.loss_sum.backward()
     assert torch.isfinite(output.loss_sum)
 
@@ -210,7 +271,7 @@ def test_a_model_in_bf16_is_finite(twins, small_config):
 def test_a_frozen_table_gets_no_gradient_and_the_rest_is_unchanged(twins, small_config):
     config = small_config()
     model, _ = twins(config)
-    inputs = batch(config, (7, 4), (2, 5))
+    inputs = flat(*batch(config, (7, 4), (2, 5)))
     model(*inputs).loss_sum.backward()
     expected = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
@@ -226,7 +287,7 @@ def test_a_frozen_table_gets_no_gradient_and_the_rest_is_unchanged(twins, small_
 def test_dropout_acts_in_training_only(small_config):
     config = small_config(dropout_rate=0.5)
     model = T5(config)
-    inputs = batch(config, (7, 4), (2, 5))
+    inputs = flat(*batch(config, (7, 4), (2, 5)))
     assert model(*inputs).loss_sum != model(*inputs).loss_sum
     model.eval()
     assert model(*inputs).loss_sum == model(*inputs).loss_sum

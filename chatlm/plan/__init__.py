@@ -1,0 +1,1 @@
+"""A run before it starts: how much memory, disk, time and money it takes, and how to cut it."""

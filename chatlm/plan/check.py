@@ -1,0 +1,148 @@
+"""One microbatch of a run on the real device, to hold a prediction against.
+
+In: settings and the lengths of the pairs. Out: measured memory and seconds. The work is done in a
+process of its own, whose memory begins small: `python -m chatlm.plan.check` reads JSON from stdin
+and prints one line of JSON. It reads no data and writes nothing; ids are random, weights untrained.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from chatlm import cli
+from chatlm.config import TrainConfig
+from chatlm.errors import ChatLMError
+from chatlm.plan.load import Load
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+class CheckError(ChatLMError):
+    """The microbatch could not be computed: most likely memory was too small."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a microbatch really took.
+
+    Attributes:
+        memory_bytes: At the worst moment: resident (CPU), or allocated on the GPU.
+        libraries_bytes: Of these, what was there before the model.
+        microbatch_seconds: Forward and backward.
+        optimizer_seconds: Clipping and the optimizer's step.
+    """
+
+    memory_bytes: int
+    libraries_bytes: int
+    microbatch_seconds: float
+    optimizer_seconds: float
+
+
+def measure(config: TrainConfig, load: Load, *, accumulates: bool, clock: str = "wall") -> Measured:
+    """Returns what the second of two such microbatches and optimizer steps takes, measured.
+
+    Args:
+        config: the settings; the model's vocabulary is the tokenizer's.
+        load: the pairs.
+        accumulates: keep the first microbatch's gradients while the second one is computed.
+        clock: `wall`, or `cpu` seconds of the process.
+
+    Raises:
+        CheckError: the process ended without an answer.
+    """
+    asked = {
+        "config": _flat(config),
+        "source_lengths": load.source_lengths.tolist(),
+        "target_lengths": load.target_lengths.tolist(),
+        "accumulates": accumulates,
+        "clock": clock,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "chatlm.plan.check"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        told = done.stderr.strip().splitlines() or ["nothing was said"]
+        raise CheckError(
+            f"the test microbatch of {load.num_tokens} tokens failed (exit code {done.returncode}: "
+            f"{told[-1]}): lower microbatch_tokens, or plan with check=False"
+        )
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    """Returns the settings as dotted keys."""
+    found: dict[str, Any] = {}
+    for name, _ in cli.keys(TrainConfig):
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        found[name] = value
+    return found
+
+
+def main(asked: Mapping[str, Any]) -> Measured:
+    """Computes in this process what `measure` was asked for."""
+    import torch
+
+    # Everything that a run has loaded is to be there before memory is counted.
+    from chatlm import optim, trainer  # noqa: F401
+    from chatlm.launch import make_accelerator
+    from chatlm.model.t5 import T5
+    from chatlm.plan.memory_now import Gauge
+
+    config = cli.build(TrainConfig, asked["config"])
+    accelerator = make_accelerator(config)
+    device = accelerator.device
+    clock = CLOCKS[asked["clock"]]
+    gauge = Gauge(device)
+    torch.manual_seed(config.seed)
+    model = T5(config.model)
+    optim.freeze(model, config.frozen_parts())
+    model.to(device).train()
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = optim.make_optimizer(named.items(), config)
+    batch = [t.to(device) for t in _batch(config, asked["source_lengths"], asked["target_lengths"])]
+    microbatch = step = 0.0
+    for _ in range(2):
+        if not asked["accumulates"]:
+            optimizer.zero_grad()
+        start = gauge.finished(clock)
+        with accelerator.autocast():
+            loss = model(*batch).loss_sum
+        loss.backward()
+        middle = gauge.finished(clock)
+        scales = optim.tensor_scales(named, rms_scaled=config.scales_rates)
+        optim.set_rates(optimizer, config.learning_rate, scales)
+        torch.nn.utils.clip_grad_norm_(named.values(), config.clip_norm or torch.inf)
+        optimizer.step()
+        microbatch, step = middle - start, gauge.finished(clock) - middle
+    return Measured(gauge.peak(), gauge.before, microbatch, step)
+
+
+def _batch(config: TrainConfig, sources: list[int], targets: list[int]) -> "list[Any]":
+    """Returns the flat tensors of a batch of random ids."""
+    import torch
+
+    offsets = [
+        torch.from_numpy(np.concatenate([[0], np.cumsum(side)]).astype(np.int32))
+        for side in (sources, targets)
+    ]
+    first, last = 3, config.model.vocab_size
+    ids = [torch.randint(first, last, (int(one[-1]),)) for one in offsets]
+    assert all(end > start for one in offsets for start, end in pairwise(one.tolist()))
+    return [*ids, *offsets]
+
+
+if __name__ == "__main__":
+    print(json.dumps(vars(main(json.load(sys.stdin)))))

@@ -1,0 +1,202 @@
+"""How much memory one process of a training needs, in its parts.
+
+In: the settings, the largest microbatch, how the run is split over processes. Out: `Memory`: bytes
+of every part at the worst moment of a step. Pure arithmetic: it asks no machine, and nothing in it
+was fitted but `SLACK_SHARE`. Source for the states under ZeRO: Rajbhandari et al. 2020,
+arXiv:1910.02054, section 3; FSDP shards as ZeRO-3 does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from chatlm.config import TrainConfig
+from chatlm.model.config import ModelConfig
+from chatlm.plan import activations
+from chatlm.plan.activations import FP32, Kernels
+from chatlm.plan.load import Load
+from chatlm.plan.tensors import is_for_muon, trainable_shapes
+
+SLACK_SHARE = {False: 0.28, True: 0.05}
+"""Of what a step takes and gives back, what lies unused between blocks: glibc, CUDA's allocator.
+
+Measured on CPUs: 11 to 50 %; on GPUs PyTorch's caching allocator is taken to lose 5 %.
+"""
+CUDA_CONTEXT = 600 << 20
+"""Bytes that CUDA, cuBLAS and their kernels take on a GPU before the first tensor; not measured."""
+BUCKET_ENTRIES = 50_000_000
+"""Largest number of gradients that DeepSpeed sends at once by the configurations in runs/."""
+STACK_BYTES = 24 << 20
+"""Muon works on stacks of a million entries, in half a dozen copies."""
+LIBRARIES, CONTEXT, SLACK = "interpreter, libraries", "CUDA context", "allocator slack"
+SHARDINGS = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a run is split.
+
+    Attributes:
+        sharding: One of `SHARDINGS`.
+        processes: As many hold the shards.
+    """
+
+    sharding: str = "single"
+    processes: int = 1
+
+    def shares(self) -> tuple[float, float, float]:
+        """Returns the shares of weights, gradients and optimizer state that one process holds."""
+        part = 1.0 / self.processes
+        return {
+            "zero1": (1.0, 1.0, part),
+            "zero2": (1.0, part, part),
+            "zero3": (part, part, part),
+            "fsdp2": (part, part, part),
+        }.get(self.sharding, (1.0, 1.0, 1.0))
+
+    @property
+    def is_deepspeed(self) -> bool:
+        """Whether DeepSpeed runs it, which keeps weights for itself."""
+        return self.sharding.startswith("zero")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process at the worst moment of a step.
+
+    Attributes:
+        parts: By name, in the order of a table.
+        transient: The sum of those parts that a step takes and gives back.
+    """
+
+    parts: Mapping[str, float]
+    transient: float
+
+    @property
+    def total(self) -> float:
+        """All parts."""
+        return sum(self.parts.values())
+
+    def without(self, *names: str) -> "Memory":
+        """Returns the same without some parts."""
+        kept = {name: size for name, size in self.parts.items() if name not in names}
+        return Memory(kept, self.transient)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What memory depends on beside the microbatch.
+
+    Attributes:
+        config: The settings, with the model's true vocabulary.
+        split: Over processes.
+        is_cuda: Whether it runs on GPUs.
+        half: Whether products are in bf16.
+        accumulates: Whether a step has several microbatches, so that gradients are there already
+            when the activations of the next one are taken.
+        libraries: Bytes of the interpreter and its libraries (CPU) or of the context (CUDA).
+    """
+
+    config: TrainConfig
+    split: Split
+    is_cuda: bool
+    half: bool
+    accumulates: bool
+    libraries: int
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number in a matrix product."""
+        return 2 if self.half else 4
+
+    def kernels(self) -> Kernels:
+        """Returns what the computation keeps: GPUs keep no attention weights and fuse norms."""
+        if not self.is_cuda:
+            return Kernels()
+        return Kernels(keeps_scores=self.config.attention in ("math", "sdpa"), keeps_normed=False)
+
+
+def optimizer_bytes(config: TrainConfig) -> int:
+    """Returns the bytes of the optimizer's moments: fp32, one for Muon's matrices, else two."""
+    return sum(
+        FP32 * prod(shape) * (1 if is_for_muon(config, name, shape) else 2)
+        for name, shape in trainable_shapes(config).items()
+    )
+
+
+def predict(setup: Setup, load: Load) -> Memory:
+    """Returns the memory of a process whose largest microbatch is `load`."""
+    config, shape = setup.config, setup.config.model
+    states, gradients = _states(setup)
+    kept = sum(
+        one.num_bytes for one in activations.saved(shape, load, setup.width, setup.kernels())
+    )
+    moments = {
+        "head and loss": activations.loss_peak(shape, load, setup.width),
+        "backward of the last layer": activations.backward_peak(shape, load, setup.width),
+    }
+    name = max(moments, key=lambda one: moments[one])
+    during = {
+        "gradients": gradients if setup.accumulates else 0.0,
+        "activations": kept,
+        name: moments[name],
+    }
+    after = {
+        "gradients": gradients,
+        "activations": 0.0,
+        "sums over the table, optimizer's work": _end_of_step(config, shape),
+    }
+    worst = max(during, after, key=lambda one: sum(one.values()))
+    transient = sum(worst.values()) - worst["gradients"]
+    slack = SLACK_SHARE[setup.is_cuda] * transient
+    return Memory(
+        {
+            CONTEXT if setup.is_cuda else LIBRARIES: setup.libraries,
+            **states,
+            **worst,
+            SLACK: slack,
+        },
+        transient,
+    )
+
+
+def _states(setup: Setup) -> tuple[dict[str, float], float]:
+    """Returns what stays from step to step, and the gradients."""
+    config = setup.config
+    parameters = config.model.num_parameters()
+    trainable = sum(prod(shape) for shape in trainable_shapes(config).values())
+    weights, gradients, moments = setup.split.shares()
+    states: dict[str, float] = {}
+    # DeepSpeed trains weights in bf16 beside an fp32 copy of its share; it makes the copy in fp32,
+    # too. Everything else keeps fp32 weights, and autocast makes bf16 copies for a pass.
+    width = setup.width if setup.split.is_deepspeed else FP32
+    states["weights"] = width * parameters * weights
+    if setup.split.is_deepspeed:
+        states["fp32 copy of weights"] = FP32 * trainable / setup.split.processes
+        states["communication"] = width * min(trainable, 2 * BUCKET_ENTRIES)
+    elif setup.split.sharding == "ddp":
+        states["communication"] = FP32 * trainable
+    if setup.split.sharding in ("zero3", "fsdp2"):
+        states["gathered layers"] = setup.width * _largest_gathered(config.model)
+    states["optimizer state"] = optimizer_bytes(config) * moments
+    return states, width * trainable * gradients
+
+
+def _largest_gathered(shape: ModelConfig) -> float:
+    """Returns the weights that are whole at one time: the table and two layers."""
+    inner = shape.num_heads * shape.d_kv
+    layer = 8 * shape.d_model * inner + (3 if shape.is_gated else 2) * shape.d_model * shape.d_ff
+    return shape.vocab_size * shape.d_model + 2 * layer
+
+
+def _end_of_step(config: TrainConfig, shape: ModelConfig) -> float:
+    """Returns the bytes of the gradients of the table that meet at the end, or Muon's stacks."""
+    table = FP32 * shape.vocab_size * shape.d_model
+    largest = FP32 * max(prod(one) for one in trainable_shapes(config).values())
+    muon = 6 * max(STACK_BYTES / 6, largest) if config.optimizer == "muon" else 0
+    return max(2 * table, muon)
+
+
+def checkpoint_bytes(config: TrainConfig) -> int:
+    """Returns the bytes of one checkpoint: fp32 weights and the optimizer's moments."""
+    return FP32 * config.model.num_parameters() + optimizer_bytes(config)

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from chatlm import run_folder
 from chatlm.corpus import store
 from chatlm.errors import CheckpointError, ConfigError, DataError
 from tests import tiny_data
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +62,16 @@ def same(one, other):
 def test_the_loss_falls(run):
     found = losses(run("a", max_steps=40, learning_rate=5e-2))
     assert found[-1] < 0.6 * found[0]
+
+
+def test_thirty_steps_are_those_on_record(run):
+    # On record since batches were padded: neither packing nor cutting may change a result.
+    golden = json.loads((ROOT / "tests" / "golden" / "loss_curves.json").read_text())
+    settings = {"optimizer": "adamw", "learning_rate": 2e-2, "max_steps": 30}
+    folder = run("a", eval_every_steps=30, save_every_steps=30, microbatch_tokens=512, **settings)
+    assert losses(folder) == pytest.approx(golden["trainer"], rel=1e-4)
+    norms = [record["grad_norm"] for record in run_folder.metrics(folder) if "loss" in record]
+    assert norms == pytest.approx(golden["trainer_grad_norm"], rel=1e-3)
 
 
 def test_a_run_is_reproducible_to_the_bit(run):

@@ -5,6 +5,9 @@ nats. Logits exist for `CHUNK_ROWS` tokens at a time; the gradients are made fro
 so nothing of size N x V outlives its chunk.
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -91,7 +94,9 @@ def _loss_and_gradients(
     d_hidden = torch.empty_like(hidden) if wants[0] else None
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
     loss = hidden.new_zeros((), dtype=torch.float32)
-    block_rows = CACHED_ROWS if hidden.device.type == "cpu" else CHUNK_ROWS
+    is_on_cpu = hidden.device.type == "cpu"
+    block_rows = CACHED_ROWS if is_on_cpu else CHUNK_ROWS
+    to_gradient = _to_gradient if is_on_cpu or torch.compiler.is_compiling() else _compiled()
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         table = weight.to(dtype)
         for start in range(0, len(labels), CHUNK_ROWS):
@@ -99,7 +104,7 @@ def _loss_and_gradients(
             states, target = hidden[rows].to(dtype), labels[rows, None]
             logits = _logits(states, table)
             for block, own in zip(logits.split(block_rows), target.split(block_rows), strict=True):
-                loss += _to_gradient(block, own, ignore_index)
+                loss += to_gradient(block, own, ignore_index)
             d_logits = logits.to(dtype)
             if d_hidden is not None:
                 d_hidden[rows] = d_logits @ table
@@ -110,7 +115,8 @@ def _loss_and_gradients(
 
 def _logits(states: Tensor, table: Tensor) -> Tensor:
     """Return states table^T in fp32, its rows aligned: unaligned ones cost a CPU a third more."""
-    if states.device.type != "cpu" or states.dtype != torch.float32:
+    is_plain = states.device.type == "cpu" and states.dtype == torch.float32
+    if not is_plain or torch.compiler.is_compiling():
         return (states @ table.t()).float()
     width = -(-len(table) // ALIGNED_FLOATS) * ALIGNED_FLOATS
     logits = _workspace(len(states) * width).view(len(states), width)[:, : len(table)]
@@ -126,10 +132,16 @@ def _workspace(size: int) -> Tensor:
     Fresh memory would have to be zeroed by the system first, which takes half as long as the
     product that fills it.
     """
-    global _kept  # noqa: PLW0603
+    global _kept
     if len(_kept) < size:
         _kept = torch.empty(size)
     return _kept[:size]
+
+
+@functools.cache
+def _compiled() -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Return `_to_gradient` as one kernel: a GPU would read and write the logits seven times."""
+    return torch.compile(_to_gradient, dynamic=False)
 
 
 def _to_gradient(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:

@@ -8,7 +8,6 @@ Source: Raffel et al. 2020, arXiv:1910.10683, section 2.1.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 from chatlm.model.config import ModelConfig
 
 ByDistance = Float[Tensor, "H distances"]
-BiasByDistance = Callable[[int, int], ByDistance]
-"""(back, ahead) -> the bias of every head for the distances -back .. ahead."""
 
 
 def relative_buckets(
@@ -78,13 +75,11 @@ class RelativeBias(nn.Module):
         return self.weight[buckets].t()
 
 
-def bias_matrix(
-    by_distance: BiasByDistance, query_length: int, key_length: int
-) -> Float[Tensor, "H T S"]:
+def bias_matrix(bias: RelativeBias, query_length: int, key_length: int) -> Float[Tensor, "H T S"]:
     """Return the bias of the last `query_length` of `key_length` positions.
 
     The bias depends on the distance alone, so the matrix is a sliding window over the distances:
     no T x S table of indices, and a gradient without scattered additions.
     """
-    distances = by_distance(key_length - 1, query_length - 1)
+    distances = bias(key_length - 1, query_length - 1)
     return distances.unfold(1, key_length, 1).flip(1)

@@ -20,15 +20,16 @@ from chatlm.model import flex, ragged
 from chatlm.model.attention import AttendCross, AttendSelf
 from chatlm.model.masks import additive_bias, causal_mask
 from chatlm.model.padded import padded_attention
-from chatlm.model.position import BiasByDistance, bias_matrix
+from chatlm.model.position import RelativeBias, bias_matrix
 from chatlm.model.rope import Rotation, rotate_projected
 from chatlm.model.varlen import varlen_attention
 
 ROUTES = ("math", "sdpa", "flex")
 FARTHEST = 256
-"""Distances that FlexAttention's table of biases reaches, at least T5's max_distance."""
+"""Distances that FlexAttention's table of biases reaches at least. All beyond T5's max_distance
+have one bias; a longer table spreads the additions into its gradient."""
 
-Position = BiasByDistance | Rotation
+Position = RelativeBias | Rotation
 """Where tokens are: T5's bias for a distance, or what queries and keys are turned by."""
 
 Projected = Float[Tensor, "N 3 H K"]
@@ -183,7 +184,10 @@ class FlexRoute(NamedTuple):
         is_turned = isinstance(position, Rotation)
         if is_turned and self.has_flash:
             return _rotated(self._flash(side, causal), position)
-        table = None if is_turned else position(FARTHEST, FARTHEST).float()
+        table = None
+        if not is_turned:
+            reach = max(FARTHEST, position.max_distance)
+            table = position(reach, reach).float()
         mask = flex.make_block_mask(side.offsets, side.num_tokens, causal)
 
         def attended(projected: Projected) -> Gathered:

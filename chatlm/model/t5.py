@@ -22,7 +22,7 @@ from chatlm.model.layers import FeedForward, RMSNorm, joint_linear
 from chatlm.model.loss import compute_dtype, cross_entropy_sum
 from chatlm.model.masks import TokenMask, additive_bias, causal_mask, padding_mask
 from chatlm.model.offsets import positions
-from chatlm.model.position import BiasByDistance, RelativeBias, bias_matrix
+from chatlm.model.position import RelativeBias, bias_matrix
 from chatlm.model.rope import rotate_projected, rotation
 from chatlm.model.routes import Position, Side
 
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         embedded: Float[Tensor, "*B D"],
-        make_attend: Callable[[BiasByDistance | None], AttendSelf],
+        make_attend: Callable[[RelativeBias | None], AttendSelf],
     ) -> Float[Tensor, "*B D"]:
         """Return the final states; those of padded positions are finite and mean nothing.
 
@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         self,
         embedded: Float[Tensor, "*B D"],
         memory: Float[Tensor, "*S D"],
-        make_attend: Callable[[BiasByDistance | None], Sequence[AttendSelf]],
+        make_attend: Callable[[RelativeBias | None], Sequence[AttendSelf]],
         attend_cross: AttendCross,
         cache: Cache | None = None,
     ) -> Float[Tensor, "*B D"]:
@@ -228,7 +228,7 @@ class T5(nn.Module):
         """
         length, visible = input_ids.shape[1], padding_mask(attention_mask)
 
-        def make_attend(bias: BiasByDistance | None) -> AttendSelf:
+        def make_attend(bias: RelativeBias | None) -> AttendSelf:
             matrix = None if bias is None else bias_matrix(bias, length, length)
             attended = rows.attend_self(additive_bias(visible, matrix, self._dtype()))
             return self._turned(attended, torch.arange(length, device=input_ids.device), bias)
@@ -257,7 +257,7 @@ class T5(nn.Module):
         length = decoder_input_ids.shape[1]
         total = cache.length + length
 
-        def make_attend(bias: BiasByDistance | None) -> list[AttendSelf]:
+        def make_attend(bias: RelativeBias | None) -> list[AttendSelf]:
             visible = causal_mask(length, total, decoder_input_ids.device)
             matrix = None if bias is None else bias_matrix(bias, length, total)
             matrix = additive_bias(visible, matrix, self._dtype())
@@ -277,13 +277,13 @@ class T5(nn.Module):
         cache.advance(length)
         return hidden
 
-    def _position(self, bias: BiasByDistance | None, side: Side) -> Position:
+    def _position(self, bias: RelativeBias | None, side: Side) -> Position:
         if bias is not None:
             return bias
         return rotation(positions(side.offsets, side.num_tokens), self.config.d_kv)
 
     def _turned(
-        self, attend_self: AttendSelf, places: Int[Tensor, " T"], bias: BiasByDistance | None
+        self, attend_self: AttendSelf, places: Int[Tensor, " T"], bias: RelativeBias | None
     ) -> AttendSelf:
         """Return attention that turns queries and keys before, if there is no bias."""
         if bias is not None:

@@ -228,6 +228,16 @@ def test_all_routes_give_one_loss_and_one_gradient(twins, small_config, position
         assert_near(model(*inputs).loss_sum, results["math"][0])
 
 
+def test_distances_beyond_the_table_of_flex_attention_are_told_apart(twins, small_config):
+    config = small_config(relative_attention_max_distance=400, relative_attention_num_buckets=32)
+    model, _ = twins(config)
+    inputs = flat(*batch(config, (390,), (380,)))
+    with torch.no_grad():
+        expected = model(*inputs).loss_sum
+        model.attention = "flex"
+        assert_near(model(*inputs).loss_sum, expected)
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 def test_the_training_forward_is_the_padded_one(twins, small_config, position):
     config = small_config(position=position)

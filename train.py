@@ -3,11 +3,13 @@
     accelerate launch train.py train                 train from random weights
     accelerate launch train.py finetune=True         go on training a model on other pairs
     python train.py evaluate model=out/train-001     answer the held-out questions
+    python train.py plan                             what a training takes, before it starts
 
 It parses and dispatches; `chatlm.training` does the work. `--help` and a typo need no torch.
 """
 
 import difflib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,16 +20,19 @@ from typing import Any
 from chatlm import cli
 from chatlm.config import FINETUNE, PRESETS, TrainConfig
 from chatlm.errors import ConfigError
+from chatlm.plan.options import PlanConfig, PlanOptions
 
 ALIASES = {
     "finetrune": "finetune",
     "is_finetune": "finetune",
     "is_keep_training": "resume",
+    "position": "model.position",
 }
 USAGE = """usage:
   accelerate launch train.py train [key=value ...]      train from random weights
   accelerate launch train.py finetune=True [key=value ...]  start from a checkpoint
   python train.py evaluate [key=value ...]              answer held-out questions
+  python train.py plan [key=value ...]                  memory, disk, hours and cost of a training
 
 With no prepared data (data/train.parquet), training uses the starter corpus and a small model.
 """
@@ -109,7 +114,30 @@ def evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "evaluate": evaluate}
+def plan(argv: Sequence[str]) -> int:
+    """Prints what a training with these settings takes, and how to launch it."""
+    given = cli.overrides(argv, PlanConfig, aliases=ALIASES)
+    own = {name for name, _ in cli.keys(PlanOptions)}
+    options = cli.build(PlanOptions, {key: given[key] for key in given if key in own})
+    options.card()
+    settings = [f"{key}={value}" for key, value in given.items() if key not in own]
+    config, source, start = resolve(settings)
+    from chatlm.plan import plan as planning
+    from chatlm.plan import report
+
+    made = planning.make(config, source, start, options, settings)
+    report.show(made)
+    if options.json:
+        print(json.dumps(report.record(made), ensure_ascii=False))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "plan": plan,
+}
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "plan": PlanConfig}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -124,8 +152,7 @@ def main(argv: Sequence[str]) -> int:
     if argv[0] in COMMANDS:
         rest = argv[1:]
         if any(token in ("-h", "--help") for token in rest):
-            schema = EvaluateConfig if argv[0] == "evaluate" else TrainConfig
-            print(f"{USAGE}{cli.help_text(schema)}")
+            print(f"{USAGE}{cli.help_text(SCHEMAS[argv[0]])}")
             return 0
         return COMMANDS[argv[0]](rest)
     if "=" in argv[0] or argv[0].startswith("--"):

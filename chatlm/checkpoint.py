@@ -21,6 +21,7 @@ import ujson
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from chatlm import log
 from chatlm.checkpoint_paths import BEST, MANIFEST, step_name, whole_steps
@@ -44,6 +45,7 @@ class State:
     tokenizer: str
     num_processes: int
     run_seconds: float
+    engine: str = ""
 
 
 @contextmanager
@@ -183,14 +185,24 @@ def read_state(folder: Path) -> State:
         ) from error
 
 
-def write_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Writes the optimizer's moments as `<tensor name>|<moment>`."""
-    tensors = {
-        f"{group['name']}|{moment}": value.detach().cpu().contiguous()
-        for group in optimizer.param_groups
-        for moment, value in optimizer.state[group["params"][0]].items()
-    }
-    save_file(tensors, folder / OPTIMIZER)
+def whole(tensor: Tensor) -> Tensor:
+    """Returns a tensor that FSDP2 cut up put together, any other as it is. Collective."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def write_optimizer(folder: Path, optimizer: torch.optim.Optimizer, *, main: bool = True) -> None:
+    """Writes the optimizer's moments as `<tensor name>|<moment>`, whole. Collective.
+
+    Only the main process keeps them and writes.
+    """
+    tensors: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for moment, value in optimizer.state[group["params"][0]].items():
+            found = whole(value.detach())
+            if main:
+                tensors[f"{group['name']}|{moment}"] = found.cpu().contiguous()
+    if main:
+        save_file(tensors, folder / OPTIMIZER)
 
 
 def read_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -219,9 +231,18 @@ def read_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
         parameter = group["params"][0]
         optimizer.state[parameter] = {
             # AdamW's fused kernels want the step counter beside the weights.
-            moment: value.to(parameter.device)
+            moment: laid_out_like(parameter, value.to(parameter.device))
             for moment, value in saved[group["name"]].items()
         }
+
+
+def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Returns a whole tensor as FSDP2 lays out the parameter, if it does; a counter stays one."""
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value
+    mesh, placements = parameter.device_mesh, parameter.placements
+    # Every process has read the file, so none has to send anything.
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)
 
 
 def write_chat_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -1,31 +1,91 @@
 """How many processes there are, on which device, at which precision.
 
-In: the settings and the environment that `accelerate launch` or `torchrun` made. Out: an
-`Accelerator` that does what was asked for, or an error. Some launch lines start fewer processes
-than they say, or start several that do not know of each other; those are refused here.
+In: the settings and the environment that `accelerate launch` or `torchrun` made. Out: a `Launch`
+that is what was asked for, or an error. Some launch lines start fewer processes than they say, or
+start several that do not know of each other, and some configurations bring an arithmetic of their
+own; those are refused here.
 """
 
 import os
 import shutil
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+)
 
 from chatlm import log
 from chatlm.config import TrainConfig
 from chatlm.errors import ConfigError
 
+_OWN_ACCUMULATION = (
+    "accelerate's yaml sets gradient_accumulation_steps: {}; remove it, batch_size= and "
+    "microbatch_tokens= decide the accumulation"
+)
 _TRUE = ("1", "true", "yes", "y", "on", "t")
+# The main process prepares the data while the others wait for it.
+LONGEST_WAIT = timedelta(hours=2)
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Returns the accelerator, gradient accumulation left to the trainer.
+@dataclass(frozen=True)
+class Launch:
+    """The processes of a run, and how they share its weights.
+
+    With `fsdp2` every process holds a slice of each tensor; `reshard_after_forward` says whether a
+    layer's weights are gathered anew for the backward pass, or kept.
+    """
+
+    accelerator: Accelerator
+    fsdp2: bool = False
+    reshard_after_forward: bool = True
+
+
+def launch(config: TrainConfig) -> Launch:
+    """Returns what the launch line made, gradient accumulation left to the trainer.
 
     Raises:
         ConfigError: the launcher or the machine cannot give what was asked for.
     """
+    fsdp2 = _takes_over_fsdp()
+    reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() in _TRUE
+    accelerator = _make_accelerator(config)
+    if fsdp2 and accelerator.num_processes == 1:
+        raise ConfigError("FSDP2 shares the weights out among processes: launch two or more")
+    return Launch(accelerator, fsdp2, reshard)
+
+
+def _takes_over_fsdp() -> bool:
+    """Says whether the launch line asks for FSDP2, which is then ours to apply.
+
+    accelerate would ignore the wish on a CPU; what is done on a GPU must be what tests see.
+    """
+    if not _flag("ACCELERATE_USE_FSDP"):
+        return False
+    wrong = [
+        f"{key}: {value}"
+        for key, value in (
+            ("fsdp_version", os.environ.get("FSDP_VERSION", "1") != "2"),
+            ("fsdp_offload_params", _flag("FSDP_OFFLOAD_PARAMS")),
+            ("fsdp_activation_checkpointing", _flag("FSDP_ACTIVATION_CHECKPOINTING")),
+        )
+        if value
+    ]
+    if wrong:
+        raise ConfigError(
+            f"the launch configuration asks for what ChatLM's FSDP2 does not do ({', '.join(wrong)}"
+            "): take runs/fsdp2.yaml, or DeepSpeed with runs/zero3.yaml"
+        )
+    del os.environ["ACCELERATE_USE_FSDP"]
+    return True
+
+
+def _make_accelerator(config: TrainConfig) -> Accelerator:
     _refuse_single_process_in_disguise()
     _allow_tf32()
     use_cuda = _wants_cuda(config)
@@ -33,13 +93,18 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     use_deepspeed = _flag("ACCELERATE_USE_DEEPSPEED")
     if use_deepspeed:
         _require_compiler()
-    if not use_cuda:
-        if use_deepspeed:
+    if not use_cuda and not use_deepspeed:
+        kwargs["cpu"] = True
+    if "LOCAL_RANK" in os.environ:
+        group = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
+        if not use_cuda and use_deepspeed:
             # accelerate would count one process; only DeepSpeed needs the backend named.
-            if "LOCAL_RANK" in os.environ:
-                kwargs["kwargs_handlers"] = [InitProcessGroupKwargs(backend="gloo")]
-        else:
-            kwargs["cpu"] = True
+            group.backend = "gloo"
+        kwargs["kwargs_handlers"] = [
+            group,
+            # Gradients that lie in the buckets which are sent need no copy, and half the memory.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        ]
     accelerator = Accelerator(gradient_accumulation_steps=1, **kwargs)
     _check(accelerator, config, use_deepspeed)
     if not use_cuda:
@@ -109,6 +174,13 @@ def _check(accelerator: Accelerator, config: TrainConfig, use_deepspeed: bool) -
             "DeepSpeed was asked for but accelerate did not start it: remove use_cpu and "
             "ACCELERATE_USE_CPU, ChatLM runs DeepSpeed on CPU by itself"
         )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ConfigError(_OWN_ACCUMULATION.format(accelerator.gradient_accumulation_steps))
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
+        raise ConfigError(
+            "the launch configuration asks accelerate to compile the model (dynamo_backend); "
+            "remove it, compile= decides that"
+        )
     if config.batch_size < accelerator.num_processes:
         raise ConfigError(
             f"batch_size={config.batch_size} is smaller than the number of processes "
@@ -125,18 +197,23 @@ def _configure_deepspeed(accelerator: Accelerator, config: TrainConfig) -> None:
     settings = plugin.deepspeed_config
     steps = settings.get("gradient_accumulation_steps", 1)
     if steps not in (1, "auto"):
-        raise ConfigError(
-            f"accelerate's yaml sets gradient_accumulation_steps: {steps}; remove it, batch_size= "
-            "and microbatch_tokens= decide the accumulation"
-        )
+        raise ConfigError(_OWN_ACCUMULATION.format(steps))
     # The trainer marks the last microbatch of a step itself, because their number varies.
     settings["gradient_accumulation_steps"] = 1
     settings["train_micro_batch_size_per_gpu"] = 1
     settings["gradient_clipping"] = config.clip_norm
-    if plugin.zero_stage == 3 and config.rms_scaled:
+    if config.optimizer == "muon":
+        # DeepSpeed would measure and clip Muon's steps, whose size says nothing, not the gradients.
+        settings["gradient_clipping"] = 0.0
+        if config.clip_norm:
+            log.warning("optimizer=muon under DeepSpeed does not clip: clip_norm has no effect")
+        # Stage 3 makes Muon's steps of whole gradients, so it cannot reduce them in pieces.
+        settings["zero_optimization"]["reduce_scatter"] = False
+    offload = settings.get("zero_optimization", {}).get("offload_optimizer", {})
+    if offload.get("device", "none") != "none":
         raise ConfigError(
-            "ZeRO-3 shards the weights, so their root mean square is not at hand: use ZeRO-2, or "
-            "rms_scaled=False with a learning_rate around 1e-3"
+            "accelerate's yaml sets offload_optimizer_device, but ChatLM's optimizers stay beside "
+            "the weights: set it to none; ZeRO-3 over more processes needs less memory too"
         )
 
 

@@ -9,14 +9,12 @@ whole step, so the number of processes and the padding change nothing but speed.
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor
 
 from chatlm import checkpoint, log, optim, plot, run_folder
@@ -26,9 +24,9 @@ from chatlm.config import TrainConfig
 from chatlm.dataset.batches import Loader, Step
 from chatlm.dataset.order import Order
 from chatlm.dataset.prepare import Prepared
+from chatlm.engines import Engine
 from chatlm.errors import CheckpointError, ConfigError
 from chatlm.model import hf
-from chatlm.model.t5 import T5
 from chatlm.progress import TrainingProgress, Window, peak_gib
 from chatlm.signals import StopRequest
 from chatlm.validation import Validation
@@ -51,9 +49,15 @@ class Trainer:
     """One run: the objects that live as long as it does, and its progress."""
 
     def __init__(
-        self, config: TrainConfig, run: Path, accelerator: Accelerator, data: Prepared, model: T5
+        self,
+        config: TrainConfig,
+        run: Path,
+        accelerator: Accelerator,
+        data: Prepared,
+        engine: Engine,
     ) -> None:
         self.config, self.run, self.accelerator, self.data = config, run, accelerator, data
+        self.engine = engine
         order = Order(len(data.train), config.batch_size, config.seed)
         steps = config.max_steps or math.ceil(config.epochs * order.steps_per_epoch)
         self.plan = Plan(order, steps)
@@ -61,13 +65,11 @@ class Trainer:
         self.best_step, self.best_loss = 0, math.inf
         self._seconds_before = 0.0
         self._started = time.monotonic()
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        optimizer = optim.make_optimizer(named.items(), config)
-        self.model = model
-        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        self._named = named
-        self._has_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
-        self._validation = Validation(config, accelerator, data, model)
+        self._validation = Validation(config, accelerator, data)
+        # Whether to stop is agreed upon by the CPUs alone: a GPU would have to be waited for.
+        self._cpus: Any = None
+        if accelerator.num_processes > 1:
+            self._cpus = torch.distributed.new_group(backend="gloo")
 
     # ---- the loop -------------------------------------------------------------------------
 
@@ -100,31 +102,28 @@ class Trainer:
             self.config.microbatch_tokens,
             self.accelerator.process_index,
             self.accelerator.num_processes,
+            fixed_shapes=self.engine.compiled,
         )
 
     def _train_step(self, step: Step) -> tuple[Tensor, Tensor | float]:
         """Returns this process's summed loss in nats, and the gradient norm before clipping."""
-        self.wrapped.train()
-        optim.set_rates(self.optimizer, self._rate(step.index), self._scales())
+        engine = self.engine
+        engine.wrapped.train()
+        optim.set_rates(engine.optimizer, self._rate(step.index), engine.rate_scales())
         total = torch.zeros((), device=self.accelerator.device)
         last = len(step.microbatches) - 1
         # Gradients are averaged over processes; the step's loss is a mean over all its tokens.
         scale = self.accelerator.num_processes / step.num_target_tokens
         for index, batch in enumerate(step.microbatches):
             self._seed_dropout(step.index, index)
-            is_last = index == last
-            # DeepSpeed steps inside the backward of a microbatch that is marked as the last.
-            self.accelerator.gradient_state._set_sync_gradients(is_last)
-            sync = nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
-            with sync:
+            with engine.microbatch(is_last=index == last):
                 with self.accelerator.autocast():
-                    output = self.wrapped(*batch.to(self.accelerator.device).tensors())
+                    output = engine.wrapped(*batch.to(self.accelerator.device).tensors())
                 self.accelerator.backward(output.loss_sum * scale)
             total += output.loss_sum.detach()
-        clip = self.config.clip_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self._named.values(), clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        norm = engine.clip(self.config.clip_norm or math.inf)
+        engine.optimizer.step()
+        engine.optimizer.zero_grad()
         return total, norm if norm is not None else math.nan
 
     def _rate(self, step: int) -> float:
@@ -134,11 +133,9 @@ class Trainer:
             warmup=self.config.warmup_share,
             final=self.config.final_rate_share,
             schedule=self.config.schedule,
+            decay=self.config.decay_share,
         )
         return self.config.learning_rate * share
-
-    def _scales(self) -> dict[str, float]:
-        return optim.tensor_scales(self._named, rms_scaled=self.config.rms_scaled)
 
     def _seed_dropout(self, step: int, microbatch: int) -> None:
         """Makes dropout a function of the place in the run, so that resuming needs no state."""
@@ -154,7 +151,7 @@ class Trainer:
     def _announce(self) -> None:
         order, plan = self.plan.order, self.plan
         precision = self.accelerator.mixed_precision.replace("no", "fp32")
-        engine = " with DeepSpeed" if self._has_deepspeed else ""
+        engine = f" with {self.engine.name}" if self.engine.name else ""
         log.info(
             f"{order.num_rows} pairs, {plan.total_steps} steps of {order.batch_size} pairs "
             f"({plan.total_samples / order.num_rows:.1f} epochs) on "
@@ -206,7 +203,8 @@ class Trainer:
             self.save()
 
     def _evaluate(self) -> None:
-        found = self._validation.figures()
+        with self.engine.whole_model() as model:
+            found = self._validation.figures(model)
         if found is None:
             return
         self._record({"step": self.step, **found.record()})
@@ -226,10 +224,12 @@ class Trainer:
         accelerator.wait_for_everyone()
         with checkpoint.writing(self.run, self.step, main_process=main) as part:
             accelerator.wait_for_everyone()
-            if self._has_deepspeed:
-                self.wrapped.save_checkpoint(str(part), tag=checkpoint.DEEPSPEED)
+            weights = self.engine.whole_weights()
             if main:
+                hf.save_pretrained(weights, self.config.model, part)
                 self._write(part)
+            del weights
+            self.engine.write_moments(part)
             accelerator.wait_for_everyone()
         if main:
             best = self.best_step if self.best_step in whole_steps(self.run) else self.step
@@ -238,10 +238,7 @@ class Trainer:
         accelerator.wait_for_everyone()
 
     def _write(self, folder: Path) -> None:
-        hf.save_pretrained(self.model, self.model.config, folder)
         self.data.tokenizer.save(folder)
-        if not self._has_deepspeed:
-            checkpoint.write_optimizer(folder, self.optimizer)
         chat_keys = ("max_source_tokens", "max_new_tokens", "history_turns")
         checkpoint.write_chat_settings(folder, {k: asdict(self.config)[k] for k in chat_keys})
         checkpoint.write_state(
@@ -255,6 +252,7 @@ class Trainer:
                 tokenizer=self.data.tokenizer.fingerprint,
                 num_processes=self.accelerator.num_processes,
                 run_seconds=self._run_seconds(),
+                engine=self.engine.name,
             ),
         )
 
@@ -279,10 +277,7 @@ class Trainer:
                 f"{folder} had seen {state.samples} pairs at step {state.step}, which does not "
                 f"fit batch_size={self.config.batch_size}: resume with the batch_size of the run"
             )
-        if self._has_deepspeed:
-            self._load_deepspeed(folder, state)
-        else:
-            checkpoint.read_optimizer(folder, self.optimizer)
+        self.engine.read_moments(folder)
         self.step = state.step
         self.best_step, self.best_loss = state.best_step, state.best_loss
         self._seconds_before = state.run_seconds
@@ -290,26 +285,13 @@ class Trainer:
             run_folder.rewind(self.run, self.step)
         log.info(f"going on from {folder}")
 
-    def _load_deepspeed(self, folder: Path, state: State) -> None:
-        if not (folder / checkpoint.DEEPSPEED).is_dir():
-            raise CheckpointError(
-                f"{folder} was not saved under DeepSpeed: resume with the launch line it was "
-                "trained with, or take its weights with finetune=True init_from="
-            )
-        if state.num_processes != self.accelerator.num_processes:
-            raise CheckpointError(
-                f"{folder} was saved by {state.num_processes} DeepSpeed processes and cannot be "
-                f"split among {self.accelerator.num_processes}: launch as many as before"
-            )
-        self.wrapped.load_checkpoint(str(folder), tag=checkpoint.DEEPSPEED)
-
     # ---- the end --------------------------------------------------------------------------
 
     def _any_process_stops(self, signal: int | None) -> bool:
-        if self.accelerator.num_processes == 1:
-            return signal is not None
-        flag = torch.tensor(float(signal is not None), device=self.accelerator.device)
-        return self._sum(flag) > 0
+        flag = torch.tensor(int(signal is not None))
+        if self._cpus is not None:
+            torch.distributed.all_reduce(flag, group=self._cpus)
+        return bool(flag)
 
     def _stop(self, stop: StopRequest) -> None:
         if self.step not in whole_steps(self.run):
@@ -320,7 +302,8 @@ class Trainer:
 
     def _finish(self) -> None:
         self._draw()
-        lines, record = self._validation.test()
+        with self.engine.whole_model() as model:
+            lines, record = self._validation.test(model)
         if record:
             self._record({"step": self.step, **record})
         for line in lines:
@@ -333,5 +316,8 @@ class Trainer:
             plot.save_loss_curve(run_folder.metrics(self.run), self.run / "loss.png")
 
     def close(self) -> None:
-        """Ends accelerate's process group."""
+        """Ends the process groups."""
+        if self._cpus is not None:
+            torch.distributed.destroy_process_group(self._cpus)
+            self._cpus = None
         self.accelerator.end_training()

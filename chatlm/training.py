@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from chatlm import checkpoint, log, optim, run_folder
+from chatlm import checkpoint, engines, log, optim, run_folder
 from chatlm.config import TrainConfig
 from chatlm.dataset import prepare
+from chatlm.dataset.packing import FILLER_TOKENS
 from chatlm.dataset.prepare import Source
 from chatlm.errors import ChatLMError, CheckpointError
-from chatlm.launch import make_accelerator
+from chatlm.launch import launch
 from chatlm.model import hf
 from chatlm.model.config import ModelConfig
 from chatlm.model.t5 import T5
@@ -36,13 +37,16 @@ def train(config: TrainConfig, source: Source, init_from: Path | None) -> Path:
     Raises:
         ChatLMError: what the user can mend; nothing that was there before is lost.
     """
-    accelerator = make_accelerator(config)
+    launched = launch(config)
+    accelerator = launched.accelerator
     run, start = _agreed_folders(accelerator, config, init_from)
     tokenizer = Tokenizer.load(start) if start else None
-    with accelerator.main_process_first():
+    # On several machines without a common disk the first process of each prepares its own copy.
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
         data = prepare.prepare(config, source, tokenizer)
     config = replace(config, model=_shape(config, start, data.tokenizer))
-    trainer = Trainer(config, run, accelerator, data, _model(config, start, accelerator))
+    engine = engines.make(launched, config, build_model(config, start, accelerator))
+    trainer = Trainer(config, run, accelerator, data, engine)
     if config.resume and start:
         trainer.load(start)
     elif accelerator.is_main_process:
@@ -85,7 +89,7 @@ def _shape(config: TrainConfig, start: Path | None, tokenizer: Tokenizer) -> Mod
     return shape
 
 
-def _model(config: TrainConfig, start: Path | None, accelerator: Accelerator) -> T5:
+def build_model(config: TrainConfig, start: Path | None, accelerator: Accelerator) -> T5:
     """Returns the model on its device, frozen parts marked."""
     if start:
         model = hf.load_pretrained(start)
@@ -103,4 +107,11 @@ def _model(config: TrainConfig, start: Path | None, accelerator: Accelerator) ->
             f"{total / 1e6:.1f}M parameters stay as they are{head}; freeze=none "
             "moves all"
         )
+    model.attention = config.attention
+    if config.compile == "True" or accelerator.device.type == "cuda":
+        # Lengths that are known beforehand: nothing has to be read back from a GPU, or compiled in.
+        limits = config.max_source_tokens, config.max_target_tokens
+        model.longest = max(limits[0], FILLER_TOKENS), max(limits[1], FILLER_TOKENS)
+        if config.attention == "auto" and accelerator.device.type == "cpu":
+            model.attention = "sdpa"  # the only one of a CPU that can be compiled
     return model.to(accelerator.device)

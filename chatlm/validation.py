@@ -57,33 +57,31 @@ class Figures:
 class Validation:
     """Judges one run."""
 
-    def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, data: Prepared, model: T5
-    ) -> None:
-        self._config, self._accelerator, self._data, self._model = config, accelerator, data, model
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, data: Prepared) -> None:
+        self._config, self._accelerator, self._data = config, accelerator, data
         self._examples: list[Example] = []
         if data.valid is not None and config.eval_answers:
             path = data.folder / "valid.parquet"
             self._examples = evaluate.read_examples(path, config.eval_answers)
 
-    def figures(self) -> Figures | None:
+    def figures(self, model: T5) -> Figures | None:
         """Returns loss and answers on the validation pairs; None where there are none."""
         store = self._data.valid
         if store is None:
             return None
         rows = permutation(len(store), seed=0, epoch=0)[: self._config.eval_pairs or None]
         positions = 2 * self._config.microbatch_tokens  # no gradients: twice as much fits
-        loss = evaluate.loss(self._model, store, np.sort(rows), positions, self._accelerator)
+        loss = evaluate.loss(model, store, np.sort(rows), positions, self._accelerator)
         if not self._examples:
             return Figures(loss, None, [])
-        given = self._answers(self._examples)
+        given = self._answers(model, self._examples)
         samples = [
             {**asdict(example), "answer": answer}
             for example, answer in zip(self._examples, given, strict=True)
         ]
         return Figures(loss, evaluate.score(self._examples, given), samples[:SAMPLES])
 
-    def test(self) -> tuple[list[str], dict[str, Any]]:
+    def test(self, model: T5) -> tuple[list[str], dict[str, Any]]:
         """Returns lines and figures for the test questions; nothing where there are none."""
         path: Path = self._data.folder / "test.parquet"
         if not path.is_file() or not self._config.eval_answers:
@@ -93,13 +91,13 @@ class Validation:
         examples = evaluate.read_examples(path, limit)
         if not examples:
             return [], {}
-        scores = evaluate.score(examples, self._answers(examples))
+        scores = evaluate.score(examples, self._answers(model, examples))
         lines = [f"{len(examples)} unseen questions, BLEU-4 {scores.bleu4:.1f}", *scores.lines()]
         return lines, {"test_bleu4": scores.bleu4, "test_exact": scores.exact_share}
 
-    def _answers(self, examples: list[Example]) -> list[str]:
+    def _answers(self, model: T5, examples: list[Example]) -> list[str]:
         return evaluate.share_of_answers(
-            self._model,
+            model,
             self._data.tokenizer,
             examples,
             GenerationConfig(max_new_tokens=self._config.max_new_tokens),

@@ -25,9 +25,10 @@ install_import_hook(TENSOR_ROOMS, "beartype.beartype")
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Hold torch, where a test has imported it, to one thread."""
+    """Hold torch, where a test has imported it, to one thread and to all floats."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ LAYERS = [
     {"corpus", "tokenizer", "tokenizer_engines", "tokenizer_training", "model", "signals"},
     {"generate", "optim"},
     {"dataset", "evaluate", "checkpoint", "launch", "plot", "run_folder", "progress"},
-    {"trainer", "training", "validation", "evaluation_report", "chat"},
+    {"engines", "trainer", "training", "validation", "evaluation_report", "chat", "plan"},
     {"terminal", "commands"},
 ]
 TORCH_FREE = [

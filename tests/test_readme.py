@@ -55,7 +55,7 @@ def lines(name: str) -> list[str]:
     """Returns the command lines of a page or a shell script, comments left out."""
     text = read(name)
     shell = text if name.endswith(".sh") else "".join(blocks(text, "bash", "sh"))
-    stripped = (line.strip() for line in shell.splitlines())
+    stripped = (line.strip() for line in shell.replace("\\\n", " ").splitlines())
     return [line for line in stripped if line and not line.startswith("#")]
 
 
@@ -82,6 +82,16 @@ def is_variable(token: str) -> bool:
     return re.fullmatch(r"\$(@|\{\w+(:-)?\}|\w+)", token) is not None
 
 
+def filled_in(argv: list[str]) -> list[str]:
+    """Returns the tokens with what a script's shell would put in: defaults, and 1 for options."""
+    with_defaults = [re.sub(r"^\$\{\w+:-(.+)\}$", r"\1", token) for token in argv]
+    pairs = zip(["", *with_defaults], with_defaults, strict=False)
+    return [
+        "1" if before.startswith("--") and token.startswith("$") else token
+        for before, token in pairs
+    ]
+
+
 # ---- what each program accepts ------------------------------------------------------------
 
 
@@ -90,8 +100,8 @@ def check_train(argv: list[str]) -> None:
     command, rest = (argv[0], argv[1:]) if argv[0] in train.COMMANDS else ("train", argv)
     if rest == ["--help"]:
         return
-    if command == "evaluate":
-        cli.parse(rest, train.EvaluateConfig)
+    if command != "train":
+        cli.parse(rest, train.SCHEMAS[command])
         return
     given = cli.overrides(rest, TrainConfig, aliases=train.ALIASES)
     cli.build(TrainConfig, PRESETS.get(given.get("preset", ""), {}), given)
@@ -127,7 +137,7 @@ def check_accelerate(argv: list[str]) -> None:
     from accelerate.commands.launch import launch_command_parser
 
     assert argv[0] == "launch"
-    argv = [token for token in argv if not is_variable(token)]
+    argv = [token for token in filled_in(argv) if not is_variable(token)]
     parsed = launch_command_parser().parse_args(argv[1:])
     if parsed.config_file:
         assert (ROOT / parsed.config_file).is_file()

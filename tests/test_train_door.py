@@ -30,7 +30,9 @@ def said(done):
     return [line for line in done.stderr.splitlines() if not line.startswith("import time")]
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["evaluate", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["plan", "--help"]]
+)
 def test_help_needs_no_torch(argv):
     done = door(*argv)
     assert done.returncode == 0
@@ -53,6 +55,11 @@ def test_nothing_at_all_is_help_and_code_2():
         (["train", "batch_size=x"], "error: batch_size=x is not a valid int"),
         (["evaluate", "modle=x"], "error: unknown setting 'modle': did you mean 'model'?"),
         (["train", "data=nowhere"], "error: data=nowhere does not exist"),
+        (["plan", "epohcs=3"], "error: unknown setting 'epohcs': did you mean 'epochs'?"),
+        (["plan", "price_per_hou=3"], "error: unknown setting 'price_per_hou': did you mean"),
+        (["plan", "gpu=h20"], "error: gpu=h20 is not in the table: did you mean 'h200'?"),
+        (["plan", "tflops=300"], "error: a card that is not here needs gpu=, or"),
+        (["plan", "data=nowhere"], "error: data=nowhere does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(argv, line):

@@ -3,7 +3,6 @@
 from chatlm.optim.groups import (
     freeze,
     make_optimizer,
-    require_whole_matrices,
     set_rates,
     tensor_scales,
 )
@@ -13,7 +12,6 @@ __all__ = [
     "freeze",
     "make_optimizer",
     "rate_share",
-    "require_whole_matrices",
     "set_rates",
     "tensor_scales",
 ]

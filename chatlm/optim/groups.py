@@ -44,7 +44,11 @@ def freeze(model: nn.Module, parts: Iterable[str]) -> int:
 
 
 def make_optimizer(
-    named: Iterable[tuple[str, Tensor]], config: TrainConfig, *, deepspeed: bool = False
+    named: Iterable[tuple[str, Tensor]],
+    config: TrainConfig,
+    *,
+    deepspeed: bool = False,
+    muon: type[Muon] = Muon,
 ) -> torch.optim.Optimizer:
     """Returns the optimizer over the trainable tensors, one parameter group each.
 
@@ -55,6 +59,7 @@ def make_optimizer(
         named: the tensors by name.
         config: the settings.
         deepspeed: DeepSpeed will shard the tensors, so take its Muon instead of ours.
+        muon: our Muon, or one that knows what to do with matrices in pieces.
     """
     groups = [
         {
@@ -75,20 +80,7 @@ def make_optimizer(
             group["rate_factor"] = config.embedding_learning_rate / config.learning_rate
     if deepspeed:
         return zero_muon(groups, momentum=MOMENTUM, betas=betas, epsilon=EPSILON)
-    return Muon(groups, momentum=MOMENTUM, betas=betas)
-
-
-def require_whole_matrices(config: TrainConfig, sharded_by: str) -> None:
-    """Refuses Muon where something shards the matrices that it needs whole.
-
-    Raises:
-        ConfigError: with the ways out.
-    """
-    if config.optimizer == "muon":
-        raise ConfigError(
-            f"optimizer=muon needs whole matrices, and {sharded_by} shards them: use "
-            "optimizer=adamw, or launch with DeepSpeed, or without sharding"
-        )
+    return muon(groups, momentum=MOMENTUM, betas=betas)
 
 
 def is_for_muon(name: str, tensor: Tensor) -> bool:

@@ -2,7 +2,8 @@
 
 In: parameter groups of one tensor each, `muon` in the group telling which of the two it gets. Out:
 steps. Every process that holds the same gradients takes the same step; nothing is communicated, so
-it needs its matrices whole: ZeRO and FSDP, which cut them up, are not for it.
+it needs its matrices whole. Under FSDP2, which cuts them up, `chatlm.engines` gathers them; under
+ZeRO DeepSpeed's own Muon takes its place.
 
 Muon's step is the momentum with its singular values moved to 1: all directions in which a matrix
 acts are learned at one speed, where the gradient alone follows the few strongest.
@@ -80,8 +81,12 @@ class Muon(torch.optim.Optimizer):
             ahead = lerp_all(gradients, momenta, self._momentum)
             rate, decay = groups[0]["lr"], groups[0]["weight_decay"]
             mul_all_(matrices, 1 - rate * decay)
-            for matrix, update in zip(matrices, _orthogonalized(ahead), strict=True):
+            for matrix, update in zip(matrices, self._directions(ahead), strict=True):
                 matrix.add_(update, alpha=-rate * step_scale(matrix))
+
+    def _directions(self, ahead: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the steps for these momenta, before rate and scale; needs them whole."""
+        return _orthogonalized(ahead)
 
     def _adamw_step(self, groups: list[Group]) -> None:
         tensors = [_tensor(group) for group in groups]

@@ -15,7 +15,7 @@ Quintic = tuple[float, float, float]
 """(a, b, c) of a x + b x^3 + c x^5."""
 
 # Five times the same polynomial. It is steep at 0, grows what is small 485-fold, and leaves
-# everything from 0.002 of the Frobenius norm on between 0.68 and 1.21: to be near 1 is enough.
+# everything from 0.002 of the Frobenius norm on between 0.68 and 1.20: to be near 1 is enough.
 # DeepSpeed's Muon has the same, so training under ZeRO gives the same losses.
 # Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 STEPS: tuple[Quintic, ...] = ((3.4445, -4.7750, 2.0315),) * 5

@@ -7,9 +7,7 @@ the number of processes nor on resuming.
 import math
 
 
-def rate_share(
-    done: float, *, warmup: float, final: float, schedule: str, decay: float = 0.2
-) -> float:
+def rate_share(done: float, *, warmup: float, final: float, schedule: str, decay: float) -> float:
     """Returns the share of the peak rate, in [0, 1].
 
     Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chatlm.model.config import ModelConfig
-from chatlm.model.loss import CHUNK_ROWS
+from chatlm.model.loss import ALIGNED_FLOATS, CHUNK_ROWS
 from chatlm.plan.load import Load
 
 FP32 = 4
@@ -35,10 +35,12 @@ class Kernels:
             each row of them.
         keeps_normed: The normed states before they are multiplied by the norm's weight; fused norms
             compute them again.
+        keeps_logits: The memory of a chunk of logits, from one microbatch to the next.
     """
 
     keeps_scores: bool = True
     keeps_normed: bool = True
+    keeps_logits: bool = True
 
 
 @dataclass(frozen=True)
@@ -152,24 +154,37 @@ def _biases(config: ModelConfig, load: Load) -> Iterator[Saved]:
     yield Saved("causal mask", longest_target**2)
 
 
-def loss_peak(config: ModelConfig, load: Load, w: int) -> float:
-    """Returns the bytes that the head and the loss have at their worst moment, nothing saved twice.
+def loss_workspace(config: ModelConfig, load: Load, w: int, kernels: Kernels) -> float:
+    """Returns the bytes that the loss takes once and keeps: the logits of a chunk, on a CPU."""
+    if not kernels.keeps_logits or w != FP32:
+        return 0.0
+    columns = -(-config.vocab_size // ALIGNED_FLOATS) * ALIGNED_FLOATS
+    return FP32 * min(load.num_target_tokens, CHUNK_ROWS) * columns
 
-    The final states, their scaled copy and its gradient; the fp32 gradient of the table; logits of
-    two chunks (a new chunk is made while the old one is still there).
+
+def loss_peak(config: ModelConfig, load: Load, w: int, kernels: Kernels) -> float:
+    """Returns the bytes that the head and the loss have at their worst moment, beside those kept.
+
+    The final states, their scaled copy and its gradient; the fp32 gradient of the table. Where
+    logits have no memory of their own, those of two chunks, because a new chunk is made while the
+    old one is still there; in halves, each chunk twice and the table and its gradient once more.
     """
     target, table = load.num_target_tokens, config.vocab_size * config.d_model
-    chunks = min(target, 2 * CHUNK_ROWS) * config.vocab_size
-    halves = 0 if w == FP32 else w * (chunks + table)
-    states = 3 * FP32 * config.d_model * target
-    return states + FP32 * (table + chunks) + halves
+    rows = min(target, CHUNK_ROWS)
+    fixed = 3 * FP32 * config.d_model * target + FP32 * table
+    if kernels.keeps_logits and w == FP32:
+        return fixed + FP32 * rows * config.d_model
+    chunks = (2 if target > CHUNK_ROWS else 1) * rows * config.vocab_size
+    halves = 0 if w == FP32 else w * (chunks + 2 * table)
+    return fixed + FP32 * chunks + halves
 
 
 def backward_peak(config: ModelConfig, load: Load, w: int) -> float:
-    """Returns the bytes beside the saved ones when the backward pass begins with the last layer.
+    """Returns the bytes beside the saved ones when the backward pass is in the last feed-forward.
 
-    The gradients of the table and of the residual stream, and those of both sides of the hidden
-    layer's nonlinearity.
+    The gradients of the table, of the residual stream, and of both sides of the nonlinearity; what
+    the final norm saved (its input, that normed, the root mean squares) has been given back.
     """
     target, table = load.num_target_tokens, config.vocab_size * config.d_model
-    return FP32 * (table + 2 * config.d_model * target) + w * 2 * config.d_ff * target
+    states = config.d_model * target - 2 * config.d_model * target - target
+    return FP32 * (table + states) + w * 2 * config.d_ff * target

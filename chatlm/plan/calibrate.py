@@ -29,7 +29,8 @@ ROWS = 1024
 """Tokens of one measurement: enough for the rate of long products."""
 MOST_FLOPS = 3e9
 """Operations of one product at most; larger ones are measured with fewer columns."""
-LOSS_ROWS = 256
+LOSS_FLOPS = 5e10
+LOSS_ROWS = 1024
 TRAFFIC_BYTES = 64 << 20
 ROUNDS = 3
 
@@ -120,18 +121,19 @@ class Bench:
             sources.append(sources[-1] + source)
             targets.append(targets[-1] + target)
         heads, width = config.num_heads, config.d_kv
+        scale = width**-0.25  # so that scores are about as far apart as a model's
         found = []
         for offsets in (sources, targets):
             longest = max(end - start for start, end in pairwise(offsets))
-            projected = self.random(offsets[-1], 3, heads, width).requires_grad_()
+            projected = (self.random(offsets[-1], 3, heads, width) * scale).requires_grad_()
             bias = self.random(heads, longest, longest, dtype=torch.float32).requires_grad_()
             found.append(
                 self._there_and_back(
                     lambda p=projected, b=bias, o=offsets: ragged.self_attention(p, b, o)
                 )
             )
-        query = self.random(targets[-1], heads, width).requires_grad_()
-        memory = self.random(sources[-1], 2, heads, width).requires_grad_()
+        query = (self.random(targets[-1], heads, width) * scale).requires_grad_()
+        memory = (self.random(sources[-1], 2, heads, width) * scale).requires_grad_()
         spans = ragged.Spans(targets, sources)
         found.append(self._there_and_back(lambda: ragged.cross_attention(query, memory, spans)))
         return tuple(found)
@@ -145,8 +147,11 @@ class Bench:
 
     def loss(self, config: ModelConfig, rows: int) -> float:
         """Returns the seconds a target token of the head and the loss, there and back."""
-        rows = min(rows, LOSS_ROWS)
-        hidden = self.random(rows, config.d_model, dtype=torch.float32).requires_grad_()
+        most = int(LOSS_FLOPS / (6 * config.d_model * config.vocab_size))
+        rows = max(1, min(rows, LOSS_ROWS, most))
+        # As the model scales it: logits far apart would be slower.
+        hidden = self.random(rows, config.d_model, dtype=torch.float32) * config.d_model**-0.5
+        hidden.requires_grad_()
         table = self.random(config.vocab_size, config.d_model, dtype=torch.float32)
         table = table.requires_grad_()
         labels = torch.randint(config.vocab_size, (rows,), device=self.device)

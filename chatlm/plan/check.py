@@ -6,6 +6,8 @@ and prints one line of JSON. It reads no data and writes nothing; ids are random
 """
 
 import json
+import math
+import statistics
 import subprocess
 import sys
 import time
@@ -21,6 +23,9 @@ from chatlm.config import TrainConfig
 from chatlm.errors import ChatLMError
 from chatlm.plan.load import Load
 
+ROUNDS = 5
+"""Microbatches that are computed, unless two of them last LONG_SECONDS."""
+LONG_SECONDS = 2.0
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -46,7 +51,7 @@ class Measured:
 
 
 def measure(config: TrainConfig, load: Load, *, accumulates: bool, clock: str = "wall") -> Measured:
-    """Returns what the second of two such microbatches and optimizer steps takes, measured.
+    """Returns what such a microbatch and an optimizer step take, measured.
 
     Args:
         config: the settings; the model's vocabulary is the tokenizer's.
@@ -93,44 +98,45 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
 
 def main(asked: Mapping[str, Any]) -> Measured:
     """Computes in this process what `measure` was asked for."""
-    import torch
-
     # Everything that a run has loaded is to be there before memory is counted.
-    from chatlm import optim, trainer  # noqa: F401
-    from chatlm.launch import make_accelerator
-    from chatlm.model.t5 import T5
+    from chatlm import engines, optim, training
+    from chatlm.launch import launch
     from chatlm.plan.memory_now import Gauge
 
     config = cli.build(TrainConfig, asked["config"])
-    accelerator = make_accelerator(config)
-    device = accelerator.device
+    launched = launch(config)
+    device = launched.accelerator.device
     clock = CLOCKS[asked["clock"]]
     gauge = Gauge(device)
-    torch.manual_seed(config.seed)
-    model = T5(config.model)
-    optim.freeze(model, config.frozen_parts())
-    model.to(device).train()
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = optim.make_optimizer(named.items(), config)
+    model = training.build_model(config, None, launched.accelerator)
+    engine = engines.make(launched, config, model)
     batch = [t.to(device) for t in _batch(config, asked["source_lengths"], asked["target_lengths"])]
-    microbatch = step = 0.0
-    for _ in range(2):
+    microbatches: list[float] = []
+    steps: list[float] = []
+    while len(microbatches) < (ROUNDS if sum(microbatches) < LONG_SECONDS else 2):
+        engine.wrapped.train()
         if not asked["accumulates"]:
-            optimizer.zero_grad()
+            engine.optimizer.zero_grad()
         start = gauge.finished(clock)
-        with accelerator.autocast():
-            loss = model(*batch).loss_sum
-        loss.backward()
+        with launched.accelerator.autocast():
+            loss = engine.wrapped(*batch).loss_sum
+        launched.accelerator.backward(loss)
         middle = gauge.finished(clock)
-        scales = optim.tensor_scales(named, rms_scaled=config.scales_rates)
-        optim.set_rates(optimizer, config.learning_rate, scales)
-        torch.nn.utils.clip_grad_norm_(named.values(), config.clip_norm or torch.inf)
-        optimizer.step()
-        microbatch, step = middle - start, gauge.finished(clock) - middle
-    return Measured(gauge.peak(), gauge.before, microbatch, step)
+        optim.set_rates(engine.optimizer, config.learning_rate, engine.rate_scales())
+        engine.clip(config.clip_norm or math.inf)
+        engine.optimizer.step()
+        microbatches.append(middle - start)
+        steps.append(gauge.finished(clock) - middle)
+    # The first one warms up: it compiles, and takes memory that later ones find.
+    return Measured(
+        gauge.peak(),
+        gauge.before,
+        statistics.median(microbatches[1:]),
+        statistics.median(steps[1:]),
+    )
 
 
-def _batch(config: TrainConfig, sources: list[int], targets: list[int]) -> "list[Any]":
+def _batch(config: TrainConfig, sources: list[int], targets: list[int]) -> list[Any]:
     """Returns the flat tensors of a batch of random ids."""
     import torch
 

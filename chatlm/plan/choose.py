@@ -21,7 +21,8 @@ MARGIN = 0.1
 """Share of the free memory that a plan leaves."""
 SPREAD = 4.0
 """Standard deviations above the mean that a step's tokens are taken to stay below."""
-SHARDED = ("zero1", "zero2", "zero3")
+ENOUGH_TOKENS = 4096
+"""Microbatches of so many tokens keep a GPU busy; cutting finer costs more than sharding does."""
 GROWTH = (4, 2, 1)
 """A GPU is tried with larger microbatches than asked for: fewer, larger products are faster."""
 
@@ -34,6 +35,7 @@ class Choice:
         split: Over processes.
         microbatch_tokens: The setting.
         microbatches: Of a mean step, one process; the accumulation.
+        accumulates: Whether some steps have several.
         typical: A mean microbatch.
         largest: The largest one that may come.
         memory: Of a process, with the largest microbatch.
@@ -43,6 +45,7 @@ class Choice:
     split: Split
     microbatch_tokens: int
     microbatches: float
+    accumulates: bool
     typical: Load
     largest: Load
     memory: Memory
@@ -72,11 +75,14 @@ class Question:
         mean, largest = self.step_tokens()
         microbatches = max(1.0, float(np.ceil(mean / microbatch_tokens)))
         accumulates = largest > microbatch_tokens
-        sources, targets = self.pairs.source_lengths, self.pairs.target_lengths
+        sources, targets = self.pairs.some()
         typical = filled(sources, targets, max(2, round(mean / microbatches)))
         most = max(2, min(microbatch_tokens, round(largest)))
-        longest = np.array([sources.max()]), np.array([targets.max()])
-        candidates = [filled(sources, targets, most), filled(*longest, most)]
+        longest = self.pairs.source_lengths.max(), self.pairs.target_lengths.max()
+        candidates = [
+            filled(sources, targets, most),
+            filled(np.array([longest[0]]), np.array([longest[1]]), most),
+        ]
         setup = Setup(
             self.config, split, self.machine.is_cuda, self.half, accumulates, self.libraries
         )
@@ -87,14 +93,21 @@ class Question:
             free += self.libraries  # these are taken already where free memory is asked for
         fits = needs[worst].total <= (1 - MARGIN) * free
         return Choice(
-            split, microbatch_tokens, microbatches, typical, candidates[worst], needs[worst], fits
+            split,
+            microbatch_tokens,
+            microbatches,
+            accumulates,
+            typical,
+            candidates[worst],
+            needs[worst],
+            fits,
         )
 
 
 def choose(question: Question) -> Choice:
     """Returns the first way to cut a step that fits, or the smallest one if none does."""
     found: list[Choice] = []
-    enough = min(question.config.microbatch_tokens, question.step_tokens()[0])
+    enough = min(question.config.microbatch_tokens, question.step_tokens()[0], float(ENOUGH_TOKENS))
     for split in _splits(question):
         for size in _sizes(question):
             choice = question.cut(split, size)
@@ -114,9 +127,9 @@ def _splits(question: Question) -> Iterator[Split]:
         yield Split()
         return
     yield Split("ddp", processes)
-    # Muon works on whole matrices, so its run cannot be sharded.
-    if question.config.optimizer != "muon":
-        yield from (Split(name, processes) for name in SHARDED)
+    # FSDP2 cuts up the matrices that Muon needs whole; DeepSpeed has a Muon of its own.
+    last = "zero3" if question.config.optimizer == "muon" else "fsdp2"
+    yield from (Split(name, processes) for name in ("zero1", "zero2", last))
 
 
 def _sizes(question: Question) -> Iterator[int]:

@@ -10,7 +10,7 @@ from chatlm.plan.choose import Choice
 
 CONFIGS = {
     "zero1": "runs/zero1.yaml",
-    "zero2": "runs/zero2.yaml",
+    "zero2": "accelerate.yaml",
     "zero3": "runs/zero3.yaml",
     "fsdp2": "runs/fsdp2.yaml",
 }

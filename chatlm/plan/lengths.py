@@ -60,6 +60,14 @@ class Pairs:
             float(self.target_lengths.mean()) * self.num_pairs,
         )
 
+    def some(self) -> tuple[Lengths, Lengths]:
+        """Returns the source and target lengths of a few thousand pairs, evenly taken."""
+        return _thinned(self.source_lengths), _thinned(self.target_lengths)
+
+
+def _thinned(lengths: Lengths) -> Lengths:
+    return lengths[:: -(-len(lengths) // SAMPLE_PAIRS)]
+
 
 def find(config: TrainConfig, source: Source) -> Pairs:
     """Returns the lengths of a run's training pairs.

@@ -6,12 +6,14 @@ was fitted but `SLACK_SHARE`. Source for the states under ZeRO: Rajbhandari et a
 arXiv:1910.02054, section 3; FSDP shards as ZeRO-3 does.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 from chatlm.config import TrainConfig
 from chatlm.model.config import ModelConfig
+from chatlm.optim.muon import LARGEST_STACK
 from chatlm.plan import activations
 from chatlm.plan.activations import FP32, Kernels
 from chatlm.plan.load import Load
@@ -26,8 +28,8 @@ CUDA_CONTEXT = 600 << 20
 """Bytes that CUDA, cuBLAS and their kernels take on a GPU before the first tensor; not measured."""
 BUCKET_ENTRIES = 50_000_000
 """Largest number of gradients that DeepSpeed sends at once by the configurations in runs/."""
-STACK_BYTES = 24 << 20
-"""Muon works on stacks of a million entries, in half a dozen copies."""
+STACK_COPIES = {"cpu": 24, "cuda": 18}
+"""Bytes for each entry of the stack of matrices that Muon works on: fp32, on GPUs partly bf16."""
 LIBRARIES, CONTEXT, SLACK = "interpreter, libraries", "CUDA context", "allocator slack"
 SHARDINGS = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
 
@@ -113,7 +115,8 @@ class Setup:
         """Returns what the computation keeps: GPUs keep no attention weights and fuse norms."""
         if not self.is_cuda:
             return Kernels()
-        return Kernels(keeps_scores=self.config.attention in ("math", "sdpa"), keeps_normed=False)
+        keeps_scores = self.config.attention in ("math", "sdpa")
+        return Kernels(keeps_scores, keeps_normed=False, keeps_logits=False)
 
 
 def optimizer_bytes(config: TrainConfig) -> int:
@@ -126,14 +129,13 @@ def optimizer_bytes(config: TrainConfig) -> int:
 
 def predict(setup: Setup, load: Load) -> Memory:
     """Returns the memory of a process whose largest microbatch is `load`."""
-    config, shape = setup.config, setup.config.model
+    shape = setup.config.model
     states, gradients = _states(setup)
-    kept = sum(
-        one.num_bytes for one in activations.saved(shape, load, setup.width, setup.kernels())
-    )
+    width, kernels = setup.width, setup.kernels()
+    kept = sum(one.num_bytes for one in activations.saved(shape, load, width, kernels))
     moments = {
-        "head and loss": activations.loss_peak(shape, load, setup.width),
-        "backward of the last layer": activations.backward_peak(shape, load, setup.width),
+        "head and loss": activations.loss_peak(shape, load, width, kernels),
+        "backward of the last layer": activations.backward_peak(shape, load, width),
     }
     name = max(moments, key=lambda one: moments[one])
     during = {
@@ -144,7 +146,7 @@ def predict(setup: Setup, load: Load) -> Memory:
     after = {
         "gradients": gradients,
         "activations": 0.0,
-        "sums over the table, optimizer's work": _end_of_step(config, shape),
+        "sums over the table, optimizer's work": _end_of_step(setup),
     }
     worst = max(during, after, key=lambda one: sum(one.values()))
     transient = sum(worst.values()) - worst["gradients"]
@@ -153,6 +155,7 @@ def predict(setup: Setup, load: Load) -> Memory:
         {
             CONTEXT if setup.is_cuda else LIBRARIES: setup.libraries,
             **states,
+            "memory of logits": activations.loss_workspace(shape, load, width, kernels),
             **worst,
             SLACK: slack,
         },
@@ -174,10 +177,8 @@ def _states(setup: Setup) -> tuple[dict[str, float], float]:
     if setup.split.is_deepspeed:
         states["fp32 copy of weights"] = FP32 * trainable / setup.split.processes
         states["communication"] = width * min(trainable, 2 * BUCKET_ENTRIES)
-    elif setup.split.sharding == "ddp":
-        states["communication"] = FP32 * trainable
     if setup.split.sharding in ("zero3", "fsdp2"):
-        states["gathered layers"] = setup.width * _largest_gathered(config.model)
+        states["gathered layers"] = width * _largest_gathered(config.model)
     states["optimizer state"] = optimizer_bytes(config) * moments
     return states, width * trainable * gradients
 
@@ -189,12 +190,19 @@ def _largest_gathered(shape: ModelConfig) -> float:
     return shape.vocab_size * shape.d_model + 2 * layer
 
 
-def _end_of_step(config: TrainConfig, shape: ModelConfig) -> float:
-    """Returns the bytes of the gradients of the table that meet at the end, or Muon's stacks."""
-    table = FP32 * shape.vocab_size * shape.d_model
-    largest = FP32 * max(prod(one) for one in trainable_shapes(config).values())
-    muon = 6 * max(STACK_BYTES / 6, largest) if config.optimizer == "muon" else 0
-    return max(2 * table, muon)
+def _end_of_step(setup: Setup) -> float:
+    """Returns the bytes of the gradients of the table that meet at the end, or of Muon's stacks."""
+    shape = setup.config.model
+    gradients = 2.0 * FP32 * shape.vocab_size * shape.d_model
+    together: Counter[tuple[int, ...]] = Counter()
+    for name, of_tensor in trainable_shapes(setup.config).items():
+        if is_for_muon(setup.config, name, of_tensor):
+            together[tuple(sorted(of_tensor))] += prod(of_tensor)
+    device = "cuda" if setup.is_cuda else "cpu"
+    stacks = [
+        max(prod(one), min(entries, LARGEST_STACK[device])) for one, entries in together.items()
+    ]
+    return max(gradients, STACK_COPIES[device] * max(stacks, default=0))
 
 
 def checkpoint_bytes(config: TrainConfig) -> int:

@@ -175,9 +175,6 @@ def make(
     """
     if start:
         config = replace(config, tokenizer=str(start))
-    pairs = lengths.find(config, source)
-    shape = hf.load_config(start) if start else config.model
-    config = replace(config, model=replace(shape, vocab_size=pairs.vocab_size))
     out = Path(config.out) if config.out else run_folder.OUT_ROOT
     card = options.card()
     there = (
@@ -190,14 +187,19 @@ def make(
             f"processes={options.processes}, but there are {there.num_devices} GPUs here: name "
             "gpu= to plan for another machine"
         )
+    # Before anything large is read: what is there now is what every process begins with.
+    libraries = libraries_of(there)
+    pairs = lengths.find(config, source)
+    shape = replace(config.model, vocab_size=pairs.vocab_size)
+    config = replace(config, model=hf.load_config(start) if start else shape)
     half = config.precision == "bf16" or (config.precision == "auto" and there.is_cuda)
-    question = Question(config, there, pairs, options.processes, half, _libraries(there))
+    question = Question(config, there, pairs, options.processes, half, libraries)
     choice = choose(question)
     config = settled(config, choice)
     if there.is_here:
         torch.set_num_threads(there.threads)
         torch.set_flush_denormal(True)
-        calibration = Calibration(config, _bench(there, half, clock))
+        calibration = Calibration(config, bench(there, half, clock))
         times = calibration.times(choice.typical)
         checked = _checked(question, choice, config, calibration, clock) if options.check else None
     else:
@@ -221,7 +223,7 @@ def make(
     )
 
 
-def _libraries(there: Machine) -> int:
+def libraries_of(there: Machine) -> int:
     """Returns what a process takes before it has a model."""
     if there.is_cuda:
         return memory.CUDA_CONTEXT
@@ -230,7 +232,8 @@ def _libraries(there: Machine) -> int:
     return memory_now.libraries()
 
 
-def _bench(there: Machine, half: bool, clock: Clock) -> Bench:
+def bench(there: Machine, half: bool, clock: Clock) -> Bench:
+    """Returns where the parts of a step are measured."""
     device = torch.device("cuda" if there.is_cuda else "cpu")
     return Bench(device, torch.bfloat16 if half else torch.float32, clock)
 
@@ -253,12 +256,37 @@ def _checked(
         tokens = max(longest, int(load.num_tokens * share))
         load = filled(load.source_lengths, load.target_lengths, tokens)
         times = calibration.times(load)
-    accumulates = choice.microbatches > 1
+    return hold(question, config, load, choice.accumulates, times, clock)
+
+
+def hold(
+    question: Question,
+    config: TrainConfig,
+    load: Load,
+    accumulates: bool,
+    times: Times,
+    clock: Clock,
+) -> Check:
+    """Returns what a microbatch takes by prediction and by measurement.
+
+    Args:
+        question: the machine.
+        config: the settings.
+        load: the microbatch.
+        accumulates: whether gradients of another microbatch are there already.
+        times: the predicted ones.
+        clock: which seconds are measured.
+
+    Raises:
+        CheckError: it could not be computed.
+    """
     there = question.machine
     setup = Setup(config, Split(), there.is_cuda, question.half, accumulates, question.libraries)
     needs = memory.predict(setup, load)
     if there.is_cuda:  # PyTorch counts neither the context nor what its allocator keeps unused
         needs = needs.without(memory.CONTEXT, memory.SLACK)
     name = "cpu" if clock is time.process_time else "wall"
-    one = replace(config, threads=there.threads)
-    return Check(load, needs, times, check.measure(one, load, accumulates=accumulates, clock=name))
+    measured = check.measure(
+        replace(config, threads=there.threads), load, accumulates=accumulates, clock=name
+    )
+    return Check(load, needs, times, measured)

@@ -21,7 +21,7 @@ Row = tuple[str, str, str]
 def show(plan: Plan, console: Console | None = None) -> None:
     """Prints the table, what the check found, and the launch line."""
     console = console or Console(width=WIDTH, highlight=False)
-    table = Table(title=_title(plan), title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(title=_title(plan), title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     table.add_column("", overflow="fold")
@@ -153,11 +153,9 @@ def remarks(plan: Plan) -> Iterator[str]:
         )
     if not plan.choice.fits:
         yield (
-            f"this does not fit: {_gib(plan.memory_bytes)} a process; take a smaller model, shorter "
-            "max_source_tokens and max_target_tokens, more processes, or a larger device"
+            f"this does not fit: {_gib(plan.memory_bytes)} a process; take a smaller model, "
+            "shorter max_source_tokens and max_target_tokens, more processes, or a larger device"
         )
-        if plan.config.optimizer == "muon" and plan.choice.split.processes > 1:
-            yield "muon needs whole matrices; optimizer=adamw can be sharded (ZeRO)"
     if sum(plan.disk.values()) > plan.machine.disk_bytes:
         yield "the disk is too small: lower keep_checkpoints, or write elsewhere with out="
     if plan.options.check and plan.check is None:

@@ -14,6 +14,7 @@ import numpy as np
 from chatlm.config import TrainConfig
 from chatlm.model.config import ModelConfig
 from chatlm.plan import activations
+from chatlm.plan.activations import Kernels
 from chatlm.plan.calibrate import Bench
 from chatlm.plan.flops import attention_flops, linear_products, training_flops
 from chatlm.plan.load import Load
@@ -120,18 +121,18 @@ class Calibration:
     def _memory(self, load: Load) -> float:
         """Returns the seconds of passes over weights and of taking memory for activations.
 
-        The passes, in numbers of fp32: copies of joined weights and of their gradients; the sum of
-        the gradients of microbatches; and of the table, for which lookups on either side and the
-        head each make a gradient of its full size.
+        The passes: copies of joined weights and of their gradients; the sum of the gradients of
+        microbatches; and those over the table, for which the lookup and the head each make a
+        gradient of its full size.
         """
         shape = self.config.model
         w = self.bench.dtype.itemsize
         kept = list(activations.saved(shape, load, w))
         joined = sum(one.num_bytes for one in kept if "joint" in one.name)
         weights = 4 * joined + 3 * FP32 * shape.num_parameters()
-        table = 14 * FP32 * shape.vocab_size * shape.d_model
+        table = 7 * FP32 * shape.vocab_size * shape.d_model
         taken = sum(one.num_bytes for one in kept)
-        taken += activations.loss_peak(shape, load, w)
+        taken += activations.loss_peak(shape, load, w, Kernels())
         passes = (weights + table) * self._once("traffic", self.bench.traffic)
         if self.bench.device.type == "cuda":  # its allocator keeps what it has
             return passes

@@ -133,9 +133,3 @@ def test_finetuning_freezes_embedding_and_encoder_unless_told_otherwise():
     assert TrainConfig().frozen_parts() == ()
     assert TrainConfig(finetune=True).frozen_parts() == ("embedding", "encoder")
     assert TrainConfig(finetune=True, freeze="none").frozen_parts() == ()
-
-
-def test_muon_is_refused_where_matrices_are_sharded():
-    optim.require_whole_matrices(TrainConfig(optimizer="adamw"), "FSDP")
-    with pytest.raises(ConfigError, match="muon needs whole matrices, and FSDP shards them"):
-        optim.require_whole_matrices(TrainConfig(optimizer="muon"), "FSDP")

@@ -29,9 +29,9 @@ def test_a_pair_has_the_operations_that_torch_counts_but_for_the_hidden_half(con
     from transformers import T5Config, T5ForConditionalGeneration
 
     source, target = 7, 11
-    model = T5ForConditionalGeneration(
-        T5Config(**config.to_hf(), attn_implementation="eager")
-    ).train()
+    model = T5ForConditionalGeneration(T5Config(**config.to_hf()))
+    model.set_attn_implementation("eager")
+    model.train()
     with FlopCounterMode(display=False) as forward:
         loss = model(
             input_ids=torch.ones(1, source, dtype=torch.long),

@@ -57,7 +57,7 @@ class TrainConfig:
     clip_norm: float = _setting(1.0, "largest global gradient norm; 0: no clipping")
     precision: str = _setting("auto", "fp32 or bf16; auto: bf16 where the GPU has it")
     device: str = _setting("auto", "auto, cpu or cuda")
-    attention: str = _setting("auto", "math, sdpa or flex; auto: math on a CPU, flex on a GPU")
+    attention: str = _setting("auto", "math, sdpa or flex; auto: flex on a GPU, on a CPU by length")
     compile: str = _setting("auto", "True or False: torch.compile; auto: on a GPU")
     threads: int = _setting(0, "CPU threads a process; 0: all cores shared among the processes")
     log_every_steps: int = _setting(10, "a line in metrics.jsonl and on the screen")

@@ -25,6 +25,9 @@ from chatlm.model.rope import Rotation, rotate_projected
 from chatlm.model.varlen import varlen_attention
 
 ROUTES = ("math", "sdpa", "flex")
+SHORT_PAIR = 60
+"""Source and target tokens below which padding pairs is faster on a CPU than a loop over them."""
+
 FARTHEST = 256
 """Distances that FlexAttention's table of biases reaches at least. All beyond T5's max_distance
 have one bias; a longer table spreads the additions into its gradient."""
@@ -69,21 +72,27 @@ class Route(Protocol):
         ...
 
 
-def choose(name: str, device: torch.device, dtype: torch.dtype, dropout_rate: float) -> Route:
-    """Return a route by name; `auto` is `math` on a CPU and `flex` on a GPU without dropout.
+def choose(name: str, sides: tuple[Side, Side], dtype: torch.dtype, dropout_rate: float) -> Route:
+    """Return a route by name.
+
+    `auto` is `flex` on a GPU, or `sdpa` with dropout; on a CPU it is `math`, or `sdpa` where pairs
+    are so short that going through them one by one costs more than padding them.
 
     Args:
         name: See the module.
-        device: Where the batch is.
+        sides: Sources and targets of the batch.
         dtype: In which matrices are multiplied.
         dropout_rate: Share of the attention weights that is dropped.
 
     Raises:
         ConfigError: There is no such route, or it cannot drop attention weights.
     """
+    device = sides[0].offsets.device
     if name == "auto":
+        num_tokens, num_pairs = sum(side.num_tokens for side in sides), len(sides[0].offsets) - 1
         on_cuda = "sdpa" if dropout_rate else "flex"
-        name = on_cuda if device.type == "cuda" else "math"
+        on_cpu = "sdpa" if num_tokens < SHORT_PAIR * num_pairs else "math"
+        name = on_cuda if device.type == "cuda" else on_cpu
     if name == "math":
         return MathRoute(dropout_rate)
     if name == "sdpa":

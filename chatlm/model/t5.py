@@ -329,10 +329,10 @@ class T5(nn.Module):
             target_offsets: Likewise.
         """
         dropout_rate = self.config.dropout_rate if self.training else 0.0
-        route = routes.choose(self.attention, labels.device, self._dtype(), dropout_rate)
         longest_source, longest_target = self.longest or (None, None)
         source = Side(source_offsets, len(input_ids), longest_source)
         target = Side(target_offsets, len(labels), longest_target)
+        route = routes.choose(self.attention, (source, target), self._dtype(), dropout_rate)
         # One lookup for both sides: its gradient is as large as the table.
         ids = torch.cat([input_ids, self.shift_right(labels, target_offsets)])
         sources, targets = self.embedding(ids).split([len(input_ids), len(labels)])

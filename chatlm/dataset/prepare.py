@@ -139,10 +139,7 @@ def parts_folder(source: Source) -> Path:
     """Returns the folder with train.parquet, made from the starter tables or a file if need be."""
     if source.kind == "folder":
         return source.path
-    files = sorted(source.path.glob("*.yaml")) if source.kind == "starter" else [source.path]
-    names = "".join(f"{file.name}{sha256(file)}" for file in files)
-    digest = hashlib.sha256(f"{names}{code_sha256()}".encode()).hexdigest()[:16]
-    folder = CACHE / f"{source.kind}-{digest}"
+    folder = cached_parts(source)
     if (folder / "manifest.json").is_file():
         return folder
     if source.kind == "starter":
@@ -150,6 +147,27 @@ def parts_folder(source: Source) -> Path:
     else:
         _prepare_file(source.path, folder)
     return folder
+
+
+def cached_parts(source: Source) -> Path:
+    """Returns where the parts of starter tables or of a file lie, or will lie."""
+    files = sorted(source.path.glob("*.yaml")) if source.kind == "starter" else [source.path]
+    names = "".join(f"{file.name}{sha256(file)}" for file in files)
+    digest = hashlib.sha256(f"{names}{code_sha256()}".encode()).hexdigest()[:16]
+    return CACHE / f"{source.kind}-{digest}"
+
+
+def tokenizer_folder(config: TrainConfig, source: Source, digest: str) -> Path:
+    """Returns where the tokenizer lies when none is named; the starter corpus gets its own.
+
+    Args:
+        config: the size of the starter corpus's tokenizer.
+        source: where the pairs are.
+        digest: sha256 of the training pairs.
+    """
+    if source.kind == "starter":
+        return CACHE / f"tokenizer-{digest[:12]}-{config.vocab_size}"
+    return (source.path if source.kind == "folder" else DATA) / "tokenizer"
 
 
 def _prepare_file(path: Path, folder: Path) -> None:
@@ -179,17 +197,14 @@ def _tokenizer(config: TrainConfig, source: Source, folder: Path, digest: str) -
     """Returns the named tokenizer, or the one beside the pairs; the starter corpus gets its own."""
     if config.tokenizer:
         return Tokenizer.load(config.tokenizer)
-    if source.kind != "starter":
-        beside = (source.path if source.kind == "folder" else DATA) / "tokenizer"
-        if not beside.is_dir():
+    own = tokenizer_folder(config, source, digest)
+    if not own.is_dir():
+        if source.kind != "starter":
             raise CheckpointError(
-                f"there is no tokenizer at {beside}: train one with `python -m "
-                f"utils.train_tokenizer data={folder / 'train.parquet'} out={beside}`, or name "
+                f"there is no tokenizer at {own}: train one with `python -m "
+                f"utils.train_tokenizer data={folder / 'train.parquet'} out={own}`, or name "
                 "tokenizer="
             )
-        return Tokenizer.load(beside)
-    own = CACHE / f"tokenizer-{digest[:12]}-{config.vocab_size}"
-    if not own.is_dir():
         log.info(f"training a tokenizer of {config.vocab_size} entries")
         texts = (text for pair in _pairs(folder / "train.parquet") for text in pair)
         Tokenizer.train(texts, config.vocab_size).save(own)

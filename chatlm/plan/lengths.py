@@ -5,7 +5,6 @@ and how they were found. It writes nothing: pairs that are not prepared are coun
 footer and a sample of rows is tokenised; without a tokenizer, tokens are guessed from characters.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +18,6 @@ from chatlm.corpus import readers, starter, store
 from chatlm.corpus.records import Record
 from chatlm.corpus.sources import SOURCES
 from chatlm.corpus.starter_parts import OPEN_REPEATS
-from chatlm.corpus.tasks import code_sha256
 from chatlm.dataset import prepare, token_store
 from chatlm.dataset.prepare import Source
 from chatlm.dataset.token_store import Limits
@@ -100,7 +98,7 @@ def _of_parquet(config: TrainConfig, source: Source, path: Path) -> Pairs:
 
 def _of_starter(config: TrainConfig, source: Source) -> Pairs:
     """Expands the tables in memory, unless a run has made the parts before."""
-    cached = _cached_parts(source) / "train.parquet"
+    cached = prepare.cached_parts(source) / "train.parquet"
     if cached.is_file():
         return _of_parquet(config, source, cached)
     examples = starter.expand(source.path, "train")
@@ -111,22 +109,11 @@ def _of_starter(config: TrainConfig, source: Source) -> Pairs:
     return _sampled(config, _tokenizer(config, source, ""), len(examples), texts)
 
 
-def _cached_parts(source: Source) -> Path:
-    """Returns where `prepare.parts_folder` puts the parts of starter tables."""
-    files = sorted(source.path.glob("*.yaml"))
-    names = "".join(f"{file.name}{prepare.sha256(file)}" for file in files)
-    digest = hashlib.sha256(f"{names}{code_sha256()}".encode()).hexdigest()[:16]
-    return prepare.CACHE / f"{source.kind}-{digest}"
-
-
 def _tokenizer(config: TrainConfig, source: Source, digest: str) -> Tokenizer | None:
     """Returns the tokenizer that a run would load, or None where it has yet to be trained."""
     if config.tokenizer:
         return Tokenizer.load(config.tokenizer)
-    if source.kind == "starter":
-        folder = prepare.CACHE / f"tokenizer-{digest[:12]}-{config.vocab_size}"
-    else:
-        folder = (source.path if source.kind == "folder" else prepare.DATA) / "tokenizer"
+    folder = prepare.tokenizer_folder(config, source, digest)
     return Tokenizer.load(folder) if folder.is_dir() else None
 
 

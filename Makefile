@@ -1,7 +1,7 @@
 # `make check` is what a change has to pass; it changes no file.
 PYTHON ?= python
 
-.PHONY: check test format torture-data
+.PHONY: check test format torture torture-data torture-peers
 
 check:
 	$(PYTHON) -m ruff format --check .
@@ -11,6 +11,12 @@ check:
 
 test:
 	$(PYTHON) -m pytest -n 2
+
+torture:
+	$(PYTHON) -m benchmarks.torture.run
+
+torture-peers:
+	$(PYTHON) -m benchmarks.torture.run scenarios=peers
 
 torture-data:
 	CHATLM_TORTURE=1 $(PYTHON) -m pytest -n 2 tests/corpus

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 
 from chatlm import cli, terminal
 from chatlm.chat import ChatSession, ChatSettings, open_model
-from chatlm.checkpoint_paths import resolve_model
+from chatlm.checkpoint.paths import resolve_model
 from chatlm.errors import ConfigError
 
 USAGE = """用法：

@@ -20,6 +20,7 @@ from typing import Any
 from chatlm import cli
 from chatlm.config import FINETUNE, PRESETS, TrainConfig
 from chatlm.errors import ConfigError
+from chatlm.neighbours.signals import StopRequest
 from chatlm.plan.options import PlanConfig, PlanOptions
 
 ALIASES = {
@@ -56,7 +57,7 @@ def resolve(argv: Sequence[str]) -> tuple[TrainConfig, Any, Path | None]:
     A resumed run keeps the settings that it was started with; keys given now come on top.
     """
     from chatlm import run_folder
-    from chatlm.checkpoint_paths import resolve_model
+    from chatlm.checkpoint.paths import resolve_model
     from chatlm.dataset import prepare
 
     given = cli.overrides(argv, TrainConfig, aliases=ALIASES)
@@ -77,7 +78,16 @@ def resolve(argv: Sequence[str]) -> tuple[TrainConfig, Any, Path | None]:
 
 def train(argv: Sequence[str]) -> int:
     """Trains, and says what to do next."""
+    with StopRequest() as stop:
+        return _train(argv, stop)
+
+
+def _train(argv: Sequence[str], stop: StopRequest) -> int:
     config, source, start = resolve(argv)
+    if os.environ.get("RANK", "0") == "0":
+        from chatlm import run_folder
+
+        run_folder.check(config)
     if "OMP_WAIT_POLICY" not in os.environ:
         # Waiting threads soon give their core away: on a busy machine that is several times as
         # fast, on an idle one it costs nothing that can be measured.
@@ -91,7 +101,7 @@ def train(argv: Sequence[str]) -> int:
         )
     if start:
         log.info(f"starting from {start}")
-    run = training.train(config, source, start)
+    run = training.train(config, source, start, stop)
     log.info(f"talk with it: python cli_demo.py chat model={run}")
     return 0
 

@@ -41,6 +41,7 @@ class Settings:
     optimizer: str = field(default="muon", metadata={"help": "of our model: muon or adamw"})
     peer_pairs: int = field(default=0, metadata={"help": "rows of the peer; 0: as memory allows"})
     sides: str = field(default="", metadata={"help": "only these, comma-separated"})
+    checks: bool = field(default=True, metadata={"help": "check the routes first: two minutes"})
     seconds: int = field(default=560, metadata={"help": "for all; later sides are left out"})
     seed: int = field(default=0, metadata={"help": "decides weights and pairs"})
     out: str = field(default="gpu_step.json", metadata={"help": "file of all figures"})

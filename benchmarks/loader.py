@@ -83,7 +83,7 @@ def write_store(folder: Path, rows: int) -> None:
             file.flush()
             os.fsync(file.fileno())
     np.save(folder / "target_chars.npy", np.ones(rows, np.uint32))
-    meta = {"format": FORMAT_VERSION, "dtype": "uint16", "rows": rows}
+    meta = {"format": FORMAT_VERSION, "dtype": "uint16", "rows": rows, "files": {}}
     (folder / "meta.json").write_text(ujson.dumps(meta))
 
 

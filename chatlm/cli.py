@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TextIO, TypeVar, get_type_hints
 
 from chatlm import log
 from chatlm.errors import ChatLMError, ConfigError
@@ -210,18 +210,31 @@ def to_yaml(config: Any) -> str:
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Runs a door and ends the process with its exit code.
 
-    A mistake of the user is one line on stderr and exit code 2; Ctrl-C is 130; a closed pipe ends
-    quietly; any other exception keeps its traceback.
+    A mistake of the user is one line on stderr and the error's exit code; Ctrl-C is 130; a closed
+    pipe ends quietly; any other exception keeps its traceback.
     """
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except ChatLMError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        code = 2
+        _tell(f"error: {error}")
+        code = error.exit_code
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         code = 0
     sys.exit(code)
+
+
+def _tell(line: str) -> None:
+    """Writes a line to stderr; where that is full, the exit code alone has to say it."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """Lets nothing more reach a stream, lest Python ends with its own exit code for it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -31,6 +31,7 @@ class TrainConfig:
     tokenizer: str = _setting("", "tokenizer folder; default <data folder>/tokenizer")
     out: str = _setting("", "run folder; default the next out/train-001")
     resume: bool = _setting(False, "go on from the newest checkpoint of out= (or the newest run)")
+    accept_changes: bool = _setting(False, "resume although data, tokenizer or settings changed")
     finetune: bool = _setting(False, "start from a checkpoint instead of random weights")
     init_from: str = _setting("", "checkpoint or run folder to start from; default the newest run")
     freeze: str = _setting("auto", "none, or of embedding,encoder,decoder; auto: see finetune")
@@ -39,6 +40,9 @@ class TrainConfig:
     max_steps: int = _setting(0, "optimizer steps; 0: as many as the epochs need")
     batch_size: int = _setting(256, "pairs an optimizer step, over all processes")
     microbatch_tokens: int = _setting(16384, "source + target tokens a process computes at once")
+    gradient_shares: int = _setting(
+        0, "CPU: as many processes, or 1/2, 1/4, ..., give equal bits; 0: 4, 1 if steps are small"
+    )
     max_source_tokens: int = _setting(256, "longer questions are cut at the end, EOS included")
     max_target_tokens: int = _setting(256, "longer answers are cut and then get no EOS")
     optimizer: str = _setting("muon", "muon (matrices of layers; AdamW for the rest) or adamw")
@@ -58,12 +62,16 @@ class TrainConfig:
     precision: str = _setting("auto", "fp32 or bf16; auto: bf16 where the GPU has it")
     device: str = _setting("auto", "auto, cpu or cuda")
     attention: str = _setting("auto", "math, sdpa or flex; auto: flex on a GPU, on a CPU by length")
-    compile: str = _setting("auto", "True or False: torch.compile; auto: on a GPU")
+    compile: bool = _setting(False, "torch.compile of the layers; minutes before the first step")
     threads: int = _setting(0, "CPU threads a process; 0: all cores shared among the processes")
+    deterministic: bool = _setting(False, "GPU: the same bits each time, slower; a CPU always does")
     log_every_steps: int = _setting(10, "a line in metrics.jsonl and on the screen")
     eval_every_steps: int = _setting(500, "validation loss, and answers to eval_answers pairs")
     save_every_steps: int = _setting(500, "a checkpoint; one is always saved at the end")
     keep_checkpoints: int = _setting(2, "newest checkpoints kept, besides the best one")
+    background_saves: bool = _setting(True, "write checkpoints while training goes on, from a copy")
+    max_bad_steps: int = _setting(5, "as many bad steps in a row (not finite, spikes) end the run")
+    hang_seconds: float = _setting(60.0, "a process that is stopped for so long is given up")
     eval_pairs: int = _setting(4096, "validation pairs for the loss; 0: all")
     eval_answers: int = _setting(256, "validation pairs answered for BLEU; 0: none")
     max_new_tokens: int = _setting(256, "longest answer in evaluation")
@@ -87,7 +95,6 @@ class TrainConfig:
                 self.attention in ATTENTIONS,
                 f"attention must be one of {', '.join(ATTENTIONS)}",
             ),
-            (self.compile in ("auto", "True", "False"), "compile must be auto, True or False"),
             (self.epochs > 0 or self.max_steps > 0, "epochs or max_steps must be above 0"),
             (self.batch_size > 0, "batch_size must be above 0"),
             (
@@ -104,7 +111,24 @@ class TrainConfig:
                 "microbatch_tokens must hold one longest pair "
                 f"({self.max_source_tokens + self.max_target_tokens} positions)",
             ),
-            (self.keep_checkpoints >= 1, "keep_checkpoints must be at least 1"),
+            (
+                self.gradient_shares in (0, 1, 2, 4, 8, 16, 32, 64),
+                "gradient_shares must be 0 or a power of two up to 64",
+            ),
+            (
+                self.keep_checkpoints >= 2,
+                "keep_checkpoints must be at least 2: one may get damaged",
+            ),
+            (self.max_bad_steps >= 1, "max_bad_steps must be at least 1"),
+            (self.hang_seconds >= 5, "hang_seconds must be at least 5"),
+            (
+                self.resume or not self.accept_changes,
+                "accept_changes=True needs resume=True: a new run has nothing to compare with",
+            ),
+            (
+                not (self.deterministic and self.attention == "flex"),
+                "deterministic=True does not go with attention=flex: leave out attention",
+            ),
             (
                 min(self.log_every_steps, self.eval_every_steps, self.save_every_steps) >= 1,
                 "log_every_steps, eval_every_steps and save_every_steps must be at least 1",

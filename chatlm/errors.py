@@ -1,13 +1,19 @@
 """The errors that a user can cause and mend.
 
 In: nothing. Out: one exception class for each kind of mistake; the doors print its message as one
-line on stderr and exit with code 2. Every other exception is a defect of ChatLM and keeps its
+line on stderr and exit with its code. Every other exception is a defect of ChatLM and keeps its
 traceback. A message says what happened and where, what was expected or exists, and what to do.
 """
 
 
 class ChatLMError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can mend.
+
+    Attributes:
+        exit_code: What the process ends with, for scripts that have to decide what to do next.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(ChatLMError):
@@ -20,3 +26,27 @@ class DataError(ChatLMError):
 
 class CheckpointError(ChatLMError):
     """A checkpoint or tokenizer folder is missing, incomplete, damaged, or of another make."""
+
+
+class StorageError(ChatLMError):
+    """A disk is full, read-only, over its quota, or gone (74 is EX_IOERR of sysexits.h)."""
+
+    exit_code = 74
+
+
+class SickRunError(ChatLMError):
+    """A training that does not get well: loss not finite again and again, no memory for a pair.
+
+    70 is EX_SOFTWARE of sysexits.h.
+    """
+
+    exit_code = 70
+
+
+class NeighbourError(ChatLMError):
+    """Another process of the training died or hangs: start again with resume=True.
+
+    75 is EX_TEMPFAIL of sysexits.h.
+    """
+
+    exit_code = 75

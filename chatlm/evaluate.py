@@ -40,9 +40,16 @@ class Loss:
 
 @torch.no_grad()
 def loss(
-    model: T5, store: TokenStore, rows: Rows, max_tokens: int, accelerator: Accelerator
+    model: T5,
+    store: TokenStore,
+    rows: Rows,
+    max_tokens: int,
+    accelerator: Accelerator,
+    num_shares: int = 1,
 ) -> Loss:
-    """Returns the loss over `rows`; every process computes its share. Collective.
+    """Returns the loss over `rows`; every process computes a part. Collective.
+
+    Its bits are the same on any number of processes that the shares can be dealt to.
 
     Args:
         model: on the accelerator's device.
@@ -50,26 +57,25 @@ def loss(
         rows: which pairs.
         max_tokens: source and target tokens that are computed at once.
         accelerator: the processes.
+        num_shares: the number of groups of pairs is a multiple of this, or of the processes.
     """
-    groups = split(*lengths_of(store, rows), max_tokens, accelerator.num_processes)
-    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    world = accelerator.num_processes
+    groups = split(*lengths_of(store, rows), max_tokens, max(num_shares, world))
+    found = torch.zeros(len(groups), 2, dtype=torch.float64, device=accelerator.device)
     was_training = model.training
     model.eval()
-    for group in groups[accelerator.process_index :: accelerator.num_processes]:
-        batch = collate(store, rows[group.positions]).to(accelerator.device)
+    for index in range(accelerator.process_index, len(groups), world):
+        batch = collate(store, rows[groups[index].positions]).to(accelerator.device)
         with accelerator.autocast():
             output = model(*batch.tensors())
-        total += torch.stack([output.loss_sum.double(), output.num_tokens.double()])
+        found[index] = torch.stack([output.loss_sum.double(), output.num_tokens.double()])
     model.train(was_training)
-    nats, tokens = _sum(accelerator, total).tolist()
+    # Each number comes from one process, the others give 0: here nothing is rounded.
+    gathered = accelerator.reduce(found, "sum")
+    assert isinstance(gathered, Tensor)
+    nats, tokens = (math.fsum(column) for column in gathered.t().tolist())
     chars = int(store.target_chars[rows].sum())
     return Loss(nats / tokens, nats / math.log(2) / chars, int(tokens))
-
-
-def _sum(accelerator: Accelerator, total: Tensor) -> Tensor:
-    summed = accelerator.reduce(total, "sum")
-    assert isinstance(summed, Tensor)
-    return summed
 
 
 def read_examples(path: Path, limit: int) -> list[Example]:
@@ -164,25 +170,34 @@ def share_of_answers(
     config: GenerationConfig,
     accelerator: Accelerator,
     max_source_tokens: int,
+    num_shares: int = 1,
 ) -> list[str]:
-    """Returns the answers to all pairs, in order; every process makes its share. Collective."""
+    """Returns the answers to all pairs, in order; every process makes its part. Collective.
+
+    Which questions are answered together does not depend on the number of processes, as long as
+    the shares can be dealt to them.
+    """
     rank, world = accelerator.process_index, accelerator.num_processes
-    mine = answers(
-        model,
-        tokenizer,
-        [pair.prompt for pair in pairs[rank::world]],
-        config,
-        max_source_tokens=max_source_tokens,
-        device=accelerator.device,
-    )
-    if world == 1:
-        return mine
-    shares: list[list[str] | None] = [None] * world
-    torch.distributed.all_gather_object(shares, mine)
-    merged = [""] * len(pairs)
-    for index, share in enumerate(shares):
-        merged[index::world] = share or []
-    return merged
+    size = min(ANSWERS_AT_ONCE, -(-len(pairs) // max(num_shares, world)))
+    order = sorted(range(len(pairs)), key=lambda row: len(pairs[row].prompt))
+    together = [order[start : start + size] for start in range(0, len(order), size)]
+    mine: dict[int, str] = {}
+    for rows in together[rank::world]:
+        given = answers(
+            model,
+            tokenizer,
+            [pairs[row].prompt for row in rows],
+            config,
+            max_source_tokens=max_source_tokens,
+            device=accelerator.device,
+        )
+        mine |= zip(rows, given, strict=True)
+    if world > 1:
+        parts: list[dict[int, str]] = [{} for _ in range(world)]
+        torch.distributed.all_gather_object(parts, mine)
+        for part in parts:
+            mine |= part
+    return [mine[row] for row in range(len(pairs))]
 
 
 def score(pairs: Sequence[Example], given: Sequence[str]) -> Scores:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chatlm import cli, evaluate, run_folder
 from chatlm.chat import open_model
-from chatlm.checkpoint_paths import resolve_model
+from chatlm.checkpoint.paths import resolve_model
 from chatlm.config import TrainConfig
 from chatlm.corpus.example import Example
 from chatlm.dataset import prepare

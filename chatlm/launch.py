@@ -6,10 +6,12 @@ start several that do not know of each other, and some configurations bring an a
 own; those are refused here.
 """
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +24,15 @@ from accelerate.utils import (
 
 from chatlm import log
 from chatlm.config import TrainConfig
-from chatlm.errors import ConfigError
+from chatlm.errors import ConfigError, NeighbourError
 
 _OWN_ACCUMULATION = (
     "accelerate's yaml sets gradient_accumulation_steps: {}; remove it, batch_size= and "
     "microbatch_tokens= decide the accumulation"
 )
 _TRUE = ("1", "true", "yes", "y", "on", "t")
-# The main process prepares the data while the others wait for it.
+# The main process prepares the data while the others wait for it. Ranks that died or hang are not
+# waited for so long: `chatlm.neighbours.watchdog` ends the others within seconds, or a minute.
 LONGEST_WAIT = timedelta(hours=2)
 
 
@@ -89,10 +92,14 @@ def _make_accelerator(config: TrainConfig) -> Accelerator:
     _refuse_single_process_in_disguise()
     _allow_tf32()
     use_cuda = _wants_cuda(config)
+    if use_cuda and config.deterministic:
+        _make_repeatable()
     kwargs: dict[str, Any] = {"mixed_precision": _precision(config, use_cuda)}
     use_deepspeed = _flag("ACCELERATE_USE_DEEPSPEED")
     if use_deepspeed:
         _require_compiler()
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            drop_abandoned_locks(_kernels())
     if not use_cuda and not use_deepspeed:
         kwargs["cpu"] = True
     if "LOCAL_RANK" in os.environ:
@@ -105,11 +112,24 @@ def _make_accelerator(config: TrainConfig) -> Accelerator:
             # Gradients that lie in the buckets which are sent need no copy, and half the memory.
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
         ]
-    accelerator = Accelerator(gradient_accumulation_steps=1, **kwargs)
+    accelerator = _meet(kwargs)
     _check(accelerator, config, use_deepspeed)
     if not use_cuda:
         _use_all_cores(config, accelerator.num_processes)
     return accelerator
+
+
+def _meet(kwargs: dict[str, Any]) -> Accelerator:
+    """Returns the accelerator, which waits until all processes are there."""
+    try:
+        return Accelerator(gradient_accumulation_steps=1, **kwargs)
+    except RuntimeError as error:
+        if os.environ.get("WORLD_SIZE", "1") == "1" or torch.distributed.is_initialized():
+            raise
+        raise NeighbourError(
+            f"the processes of the training did not come together ({str(error).splitlines()[0]}): "
+            "if one was killed, start again; otherwise check the launch command"
+        ) from error
 
 
 def _flag(name: str) -> bool:
@@ -151,6 +171,14 @@ def _allow_tf32() -> None:
     torch.set_flush_denormal(True)
 
 
+def _make_repeatable() -> None:
+    """Has CUDA take only kernels that give the same bits each time, before it takes any."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # Memory that nothing has been written to is read by nothing; filling it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _require_compiler() -> None:
     missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
     if missing:
@@ -159,6 +187,30 @@ def _require_compiler() -> None:
             "PATH: install it (Debian: apt-get install g++ ninja-build), or launch without "
             "DeepSpeed: accelerate launch --multi_gpu --num_processes 2 train.py ..."
         )
+
+
+def _kernels() -> Path:
+    """Returns the folder in which torch keeps the kernels that DeepSpeed has it compile."""
+    from torch.utils.cpp_extension import get_default_build_root  # brings setuptools with it
+
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+
+
+def drop_abandoned_locks(root: Path) -> None:
+    """Removes what a start that was killed while torch loaded a compiled kernel has left behind.
+
+    Others wait for such a lock, for ever. Whoever really holds one has its file open.
+    """
+    locks = {path.resolve() for path in root.glob("**/lock")}
+    if not locks or not Path("/proc/self/fd").is_dir():
+        return
+    held = set()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # processes of others, and those that have ended
+            held.add(descriptor.readlink())
+    for lock in locks - held:
+        log.warning(f"removing {lock}, which a start that was killed left behind")
+        lock.unlink(missing_ok=True)
 
 
 def _check(accelerator: Accelerator, config: TrainConfig, use_deepspeed: bool) -> None:

@@ -8,6 +8,8 @@ import logging
 import os
 import sys
 
+from chatlm.errors import StorageError
+
 _LOGGER = logging.getLogger("chatlm")
 
 
@@ -15,7 +17,15 @@ class _ToStderr(logging.Handler):
     """Writes to what `sys.stderr` is at that moment, so that redirection works at any time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the log to stderr ({error.strerror}): free some space, or send it "
+                "elsewhere, and go on with resume=True"
+            ) from error
 
 
 def _configured() -> logging.Logger:
@@ -38,3 +48,8 @@ def info(message: str) -> None:
 def warning(message: str) -> None:
     """Writes one event that the user should act on or at least know of."""
     _configured().warning(f"warning: {message}")
+
+
+def of_this_process(message: str) -> None:
+    """Writes one event that only this process knows of, whichever rank it is."""
+    _configured().error(f"warning: {message}")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,7 +20,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor
 
 from chatlm import log
 from chatlm.dataset.batches import Step
@@ -94,25 +94,48 @@ class TrainingProgress:
 
 
 class Window:
-    """Sums between two log lines: nats, tokens, seconds."""
+    """Sums between two log lines. A checkpoint in between keeps them; the time starts anew."""
 
-    def __init__(self) -> None:
-        self.loss_sum = torch.zeros(())
-        self.norm: Tensor | float = 0.0
-        self.target_tokens = self.tokens = self.steps = 0
+    def __init__(self, saved: Mapping[str, Any] | None = None) -> None:
+        saved = saved or {}
+        self.nats = float.fromhex(saved.get("nats", "0"))
+        self.norm = float.fromhex(saved.get("norm", "0"))
+        self.target_tokens = int(saved.get("target_tokens", 0))
+        self._tokens = self._steps = 0
         self._started = time.monotonic()
 
-    def add(self, result: tuple[Tensor, Tensor | float], step: Step) -> None:
-        """Adds what one step gave: its summed loss here, and the norm of its gradient."""
-        loss_sum, self.norm = result
-        self.loss_sum = loss_sum + self.loss_sum.to(loss_sum.device)
+    def add(self, nats: float, norm: float, step: Step) -> None:
+        """Adds a step: its summed loss, and the norm of its gradient before clipping."""
+        self.nats += nats
+        self.norm = norm
         self.target_tokens += step.num_target_tokens
-        self.tokens += step.num_tokens
-        self.steps += 1
+        self._tokens += step.num_tokens
+        self._steps += 1
 
-    def seconds(self) -> float:
-        """Returns the seconds since the window was opened."""
-        return time.monotonic() - self._started
+    def as_state(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps, without rounding."""
+        return {
+            "nats": self.nats.hex(),
+            "norm": self.norm.hex(),
+            "target_tokens": self.target_tokens,
+        }
+
+    def figures(self) -> dict[str, float]:
+        """Returns loss and norm as metrics.jsonl has them; nothing if all steps were skipped."""
+        if not self.target_tokens:
+            return {}
+        return {"loss": self.nats / self.target_tokens, "grad_norm": self.norm}
+
+    def tokens_per_second(self) -> float:
+        """Returns the speed of this process's part of the window."""
+        return self._tokens / self._seconds()
+
+    def seconds_per_step(self) -> float:
+        """Likewise."""
+        return self._seconds() / max(1, self._steps)
+
+    def _seconds(self) -> float:
+        return max(1e-9, time.monotonic() - self._started)
 
 
 def peak_gib(device: torch.device) -> float:

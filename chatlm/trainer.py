@@ -7,9 +7,7 @@ whole step, so the number of processes and the padding change nothing but speed.
 """
 
 import math
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,307 +15,292 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from chatlm import checkpoint, log, optim, plot, run_folder
-from chatlm.checkpoint import State
-from chatlm.checkpoint_paths import whole_steps
+from chatlm import lineage, log, optim, run_folder
+from chatlm.agreement import Agreement
+from chatlm.checkpoint.state import State, read_state
 from chatlm.config import TrainConfig
+from chatlm.course import Course
 from chatlm.dataset.batches import Loader, Step
-from chatlm.dataset.order import Order
 from chatlm.dataset.prepare import Prepared
-from chatlm.engines import Engine
-from chatlm.errors import CheckpointError, ConfigError
-from chatlm.model import hf
-from chatlm.progress import TrainingProgress, Window, peak_gib
-from chatlm.signals import StopRequest
+from chatlm.engines import Engine, TreeSum
+from chatlm.errors import NeighbourError
+from chatlm.health import inspection
+from chatlm.health.care import Care, read_ledger
+from chatlm.health.memory import MicrobatchTokens
+from chatlm.health.retry import Again, Retry
+from chatlm.health.spikes import SpikeDetector
+from chatlm.health.verdicts import Health, Verdict
+from chatlm.neighbours.lock import Lock
+from chatlm.neighbours.signals import StopRequest
+from chatlm.neighbours.watchdog import Watchdog
+from chatlm.progress import Window
+from chatlm.run_log import RunLog
+from chatlm.saving import Checkpoints
 from chatlm.validation import Validation
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long the run is, counted in optimizer steps and in training pairs."""
+class Place:
+    """Where a run lies and who takes part; `lock` is the main process's."""
 
-    order: Order
-    total_steps: int
-
-    @property
-    def total_samples(self) -> int:
-        """Pairs seen when the run ends."""
-        return self.order.samples_before(self.total_steps)
+    run: Path
+    lock: Lock | None
+    accelerator: Accelerator
+    agreement: Agreement
 
 
 class Trainer:
     """One run: the objects that live as long as it does, and its progress."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        run: Path,
-        accelerator: Accelerator,
-        data: Prepared,
-        engine: Engine,
-    ) -> None:
-        self.config, self.run, self.accelerator, self.data = config, run, accelerator, data
-        self.engine = engine
-        order = Order(len(data.train), config.batch_size, config.seed)
-        steps = config.max_steps or math.ceil(config.epochs * order.steps_per_epoch)
-        self.plan = Plan(order, steps)
+    def __init__(self, config: TrainConfig, place: Place, data: Prepared, engine: Engine) -> None:
+        self.config, self.run, self.data, self.engine = config, place.run, data, engine
+        self.accelerator, self.agreement = place.accelerator, place.agreement
+        self.course = Course.of(config, len(data.train))
         self.step = 0
-        self.best_step, self.best_loss = 0, math.inf
-        self._seconds_before = 0.0
-        self._started = time.monotonic()
-        self._validation = Validation(config, accelerator, data)
-        # Whether to stop is agreed upon by the CPUs alone: a GPU would have to be waited for.
-        self._cpus: Any = None
-        if accelerator.num_processes > 1:
-            self._cpus = torch.distributed.new_group(backend="gloo")
+        self._best_step, self._best_loss = 0, math.inf
+        self._chain, self._window = lineage.START, Window()
+        self._log = RunLog(self.run, self.course, self.accelerator)
+        self._validation = Validation(config, self.accelerator, data, engine.num_shares)
+        self._checkpoints = Checkpoints(config, self.run, place.lock, data, engine, place.agreement)
+        ledger = self._ledger()
+        self._care = self._taken_care_of(
+            Health(config.max_bad_steps, SpikeDetector(config.model.vocab_size))
+        )
+        self._retry = self._retrying(MicrobatchTokens.of(config.microbatch_tokens, ledger))
+        self._loader = Loader(
+            data.train,
+            self.course.order,
+            config.microbatch_tokens,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            fixed_shapes=engine.compiled,
+            num_shares=engine.num_shares,
+            max_tokens_at=lambda index: self._retry.sizes.at(index + 1),
+        )
+
+    def _taken_care_of(self, health: Health) -> Care:
+        main, decide = self.agreement.is_main, self.agreement.decide
+        return Care(self.run, self.data, main, decide, self._pair_losses, health)
+
+    def _retrying(self, sizes: MicrobatchTokens) -> Retry:
+        alone = self.accelerator.num_processes == 1 and not self.engine.is_deepspeed
+        again = Again.TOGETHER if alone or isinstance(self.engine, TreeSum) else Again.NEVER
+        least = self.config.max_source_tokens + self.config.max_target_tokens
+        main, any_process = self.agreement.is_main, self.agreement.any_process
+        return Retry(self.run, self.engine, sizes, least, again, main, any_process)
+
+    def _ledger(self) -> list[dict[str, Any]]:
+        return self.agreement.decide(lambda: read_ledger(self.run))
 
     # ---- the loop -------------------------------------------------------------------------
 
-    def fit(self) -> None:
+    def fit(self, stop: StopRequest, watchdog: Watchdog) -> None:
         """Runs to the end, or until a signal asks to stop, and saves."""
-        main = self.accelerator.is_main_process
-        self._announce()
-        with (
-            StopRequest() as stop,
-            TrainingProgress(self.plan.total_steps, self.step, visible=main) as progress,
-        ):
-            self._progress = progress
-            window = Window()
-            for step in self._loader().steps(self.step, self.plan.total_steps):
-                window.add(self._train_step(step), step)
-                self.step = step.index + 1
-                progress.advance(self.step)
-                if self.step % self.config.log_every_steps == 0 or self._is_last():
-                    self._log(window)
-                    window = Window()
-                self._evaluate_and_save()
-                if self._any_process_stops(stop.signal):
-                    self._stop(stop)
-        self._finish()
+        self._log.announce(self.engine.name)
+        with stop.finishing_steps(), self._log.progress(self.step):
+            while not self._is_last():
+                self._take_steps(stop, watchdog)
+            self._checkpoints.wait()
+        self._log.draw()
+        with self.engine.whole_model() as model:
+            lines, record = self._validation.test(model)
+        self._log.tested(self.step, lines, record)
 
-    def _loader(self) -> Loader:
-        return Loader(
-            self.data.train,
-            self.plan.order,
-            self.config.microbatch_tokens,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-            fixed_shapes=self.engine.compiled,
-        )
+    def _take_steps(self, stop: StopRequest, watchdog: Watchdog) -> None:
+        """Takes steps to the end, or until those prepared ahead are no longer the right ones."""
+        total, planned = self.course.total_steps, self._care.health.planned
+        prepared = self._loader.steps(self.step, total, {number - 1 for number in planned})
+        while not self._is_last():
+            self.step += 1
+            if self.step in planned:
+                self._care.health.pass_over(self.step)
+            else:
+                with watchdog.step():
+                    self._train_step(next(prepared))
+            if self._care.health.wants_rewind():
+                self._checkpoints.wait()  # one that is being written may have to be set aside
+            back = self._care.way_back()
+            if back is None:
+                self._end_step()
+            else:
+                self._go_back(back)
+            if code := self.agreement.highest(stop.code):
+                self._stop(stop, code)
+            if back is not None or self._retry.was_halved:
+                self._retry.was_halved = False
+                break
 
-    def _train_step(self, step: Step) -> tuple[Tensor, Tensor | float]:
-        """Returns this process's summed loss in nats, and the gradient norm before clipping."""
-        engine = self.engine
+    def _train_step(self, step: Step) -> None:
+        """Takes one step, unless its loss or gradient says that it would do harm."""
+        engine, rate = self.engine, self.course.rate(step.index)
         engine.wrapped.train()
-        optim.set_rates(engine.optimizer, self._rate(step.index), engine.rate_scales())
-        total = torch.zeros((), device=self.accelerator.device)
-        last = len(step.microbatches) - 1
-        # Gradients are averaged over processes; the step's loss is a mean over all its tokens.
-        scale = self.accelerator.num_processes / step.num_target_tokens
-        for index, batch in enumerate(step.microbatches):
-            self._seed_dropout(step.index, index)
-            with engine.microbatch(is_last=index == last):
-                with self.accelerator.autocast():
-                    output = engine.wrapped(*batch.to(self.accelerator.device).tensors())
-                self.accelerator.backward(output.loss_sum * scale)
-            total += output.loss_sum.detach()
+        optim.set_rates(engine.optimizer, rate, engine.rate_scales())
+        step, losses = self._retry.gradients(step, self._loader, self._accumulate)
+        loss = engine.exchange(losses)
         norm = engine.clip(self.config.clip_norm or math.inf)
-        engine.optimizer.step()
-        engine.optimizer.zero_grad()
-        return total, norm if norm is not None else math.nan
+        # The one time a step that a GPU is waited for.
+        nats, norm = torch.stack([loss, norm.double()]).tolist()
+        tokens = self._retry.sizes.at(step.index + 1)
+        mean = nats / step.num_target_tokens
+        if self._care.examine(step, mean, norm, rate, tokens) is Verdict.GOOD:
+            self._checkpoints.before_update()
+            engine.update()
+            self._window.add(nats, norm, step)
+            self._chain = lineage.extended(self._chain, step.rows)
+        else:
+            engine.discard()
 
-    def _rate(self, step: int) -> float:
-        done = self.plan.order.samples_before(step + 1) / self.plan.total_samples
-        share = optim.rate_share(
-            min(1.0, done),
-            warmup=self.config.warmup_share,
-            final=self.config.final_rate_share,
-            schedule=self.config.schedule,
-            decay=self.config.decay_share,
-        )
-        return self.config.learning_rate * share
+    def _accumulate(self, step: Step) -> Tensor:
+        """Computes this process's shares of the gradient; returns the summed loss of each."""
+        engine, device = self.engine, self.accelerator.device
+        losses = torch.zeros(len(step.shares), device=device)
+        # Some engines average over processes; the step's loss is a mean over all its tokens.
+        scale = (self.accelerator.num_processes if engine.averages else 1) / step.num_target_tokens
+        for place, share in enumerate(step.shares):
+            last = len(share.microbatches) - 1 if share is step.shares[-1] else None
+            for index, batch in enumerate(share.microbatches):
+                if self.config.model.dropout_rate:
+                    torch.manual_seed(self.course.dropout_seed(step.index, share.number, index))
+                with engine.microbatch(is_last=index == last):
+                    with self.accelerator.autocast():
+                        output = engine.wrapped(*batch.to(device).tensors())
+                    engine.backward(output.loss_sum * scale)
+                losses[place] += output.loss_sum.detach()
+            engine.end_share()
+        return losses
 
-    def _seed_dropout(self, step: int, microbatch: int) -> None:
-        """Makes dropout a function of the place in the run, so that resuming needs no state."""
-        if self.config.model.dropout_rate:
-            place = (self.config.seed * 1_000_003 + step) * 4096 + microbatch
-            torch.manual_seed((place * 1024 + self.accelerator.process_index) % 2**63)
+    def _end_step(self) -> None:
+        """Logs, judges and saves where it is time to."""
+        config, is_last = self.config, self._is_last()
+        self._log.bar.advance(self.step)
+        if self.step % config.log_every_steps == 0 or is_last:
+            self._log.window(self.step, self._window)
+            self._window = Window()
+        if self.step % config.eval_every_steps == 0 or is_last:
+            self._evaluate()
+        # In a row of bad steps nobody knows yet whether the weights are good.
+        if (self.step % config.save_every_steps == 0 and self._care.health.is_quiet) or is_last:
+            self._checkpoints.save(self._state())
 
     def _is_last(self) -> bool:
-        return self.step == self.plan.total_steps
-
-    # ---- figures --------------------------------------------------------------------------
-
-    def _announce(self) -> None:
-        order, plan = self.plan.order, self.plan
-        precision = self.accelerator.mixed_precision.replace("no", "fp32")
-        engine = f" with {self.engine.name}" if self.engine.name else ""
-        log.info(
-            f"{order.num_rows} pairs, {plan.total_steps} steps of {order.batch_size} pairs "
-            f"({plan.total_samples / order.num_rows:.1f} epochs) on "
-            f"{self.accelerator.num_processes} x {self.accelerator.device.type} in "
-            f"{precision}{engine}; run folder {self.run}"
-        )
-
-    def _log(self, window: "Window") -> None:
-        nats = self._sum(window.loss_sum)
-        if not math.isfinite(nats):
-            raise ConfigError(
-                f"the loss of step {self.step} is not finite: lower learning_rate "
-                f"({self.config.learning_rate}), or resume from the last checkpoint in {self.run}"
-            )
-        record = {
-            "step": self.step,
-            "samples": self.plan.order.samples_before(self.step),
-            "epoch": self.step / self.plan.order.steps_per_epoch,
-            "loss": nats / window.target_tokens,
-            "learning_rate": self._rate(self.step - 1),
-            "grad_norm": float(window.norm),
-            "tokens_per_second": window.tokens / window.seconds(),
-            "peak_gib": peak_gib(self.accelerator.device),
-            "seconds": self._run_seconds(),
-        }
-        self._record(record)
-        left = (self.plan.total_steps - self.step) * window.seconds() / window.steps
-        self._progress.show(self.step, record, left)
-
-    def _record(self, record: Mapping[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            run_folder.append(self.run, run_folder.METRICS, record)
-
-    def _sum(self, value: Tensor) -> float:
-        summed = self.accelerator.reduce(value.double(), "sum")
-        assert isinstance(summed, Tensor)
-        return summed.item()
-
-    def _run_seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
-
-    # ---- evaluation and checkpoints ---------------------------------------------------------
-
-    def _evaluate_and_save(self) -> None:
-        is_last = self._is_last()
-        if self.step % self.config.eval_every_steps == 0 or is_last:
-            self._evaluate()
-        if self.step % self.config.save_every_steps == 0 or is_last:
-            self.save()
+        return self.step >= self.course.total_steps
 
     def _evaluate(self) -> None:
         with self.engine.whole_model() as model:
             found = self._validation.figures(model)
         if found is None:
             return
-        self._record({"step": self.step, **found.record()})
-        self._save_samples(found.samples)
-        self._progress.note(f"step {self.step}: {found}")
-        if found.loss.nats_per_token < self.best_loss:
-            self.best_step, self.best_loss = self.step, found.loss.nats_per_token
+        self._log.evaluated(self.step, found)
+        if found.loss.nats_per_token < self._best_loss:
+            self._best_step, self._best_loss = self.step, found.loss.nats_per_token
 
-    def _save_samples(self, samples: Sequence[Mapping[str, str]]) -> None:
-        if self.accelerator.is_main_process:
-            for sample in samples:
-                run_folder.append(self.run, "samples.jsonl", {"step": self.step, **sample})
+    def _pair_losses(self, step: Step) -> list[float | None]:
+        with self.engine.whole_model() as model:
+            if not self.agreement.is_main:
+                return []
+            return inspection.pair_losses(model, self.data.train, step.rows)
 
-    def save(self) -> None:
-        """Writes a checkpoint of the current step. Collective."""
-        accelerator, main = self.accelerator, self.accelerator.is_main_process
-        accelerator.wait_for_everyone()
-        with checkpoint.writing(self.run, self.step, main_process=main) as part:
-            accelerator.wait_for_everyone()
-            weights = self.engine.whole_weights()
-            if main:
-                hf.save_pretrained(weights, self.config.model, part)
-                self._write(part)
-            del weights
-            self.engine.write_moments(part)
-            accelerator.wait_for_everyone()
-        if main:
-            best = self.best_step if self.best_step in whole_steps(self.run) else self.step
-            checkpoint.point_to_best(self.run, best)
-            checkpoint.prune(self.run, self.config.keep_checkpoints, best)
-        accelerator.wait_for_everyone()
+    def _stop(self, stop: StopRequest, code: int) -> None:
+        if self._checkpoints.newest != self.step:
+            self._checkpoints.save(self._state())
+        self._checkpoints.wait()
+        if code != NeighbourError.exit_code:  # without a launcher there is no time for it
+            self._log.draw()
+        log.info(f"stopped at step {self.step}; go on with resume=True out={self.run}")
+        stop.exit(code)
 
-    def _write(self, folder: Path) -> None:
-        self.data.tokenizer.save(folder)
-        chat_keys = ("max_source_tokens", "max_new_tokens", "history_turns")
-        checkpoint.write_chat_settings(folder, {k: asdict(self.config)[k] for k in chat_keys})
-        checkpoint.write_state(
-            folder,
-            State(
-                step=self.step,
-                samples=self.plan.order.samples_before(self.step),
-                best_step=self.best_step,
-                best_loss=self.best_loss,
-                data=self.data.sha256,
-                tokenizer=self.data.tokenizer.fingerprint,
-                num_processes=self.accelerator.num_processes,
-                run_seconds=self._run_seconds(),
-                engine=self.engine.name,
-            ),
+    # ---- from checkpoint to checkpoint ------------------------------------------------------
+
+    def _state(self) -> State:
+        config, data, health = self.config, self.data, self._care.health
+        settings = lineage.settings(config)
+        return State(
+            step=self.step,
+            samples=self.course.order.samples_before(self.step),
+            best_step=self._best_step,
+            best_loss=self._best_loss,
+            data=data.found.train,
+            tokenizer=data.tokenizer.fingerprint,
+            num_processes=self.accelerator.num_processes,
+            run_seconds=self._log.seconds(),
+            engine=self.engine.name,
+            config=lineage.sha256(settings),
+            ledger=self._chain,
+            skipped_steps=list(health.skipped),
+            window=self._window.as_state(),
+            microbatch_tokens=self._retry.sizes.at(self.step),
+            bad_steps=len(health.streak),
+            losses=health.detector.as_hex(),
+            environment=lineage.environment(config, self.engine, self.accelerator),
+            valid=data.found.valid,
+            settings=settings,
         )
 
-    def load(self, folder: Path) -> None:
-        """Puts the run back to where a checkpoint was written; the weights are loaded already.
+    def begin(self) -> None:
+        """Makes the run folder of a run that takes its first step, and says what can be expected.
 
         Raises:
-            CheckpointError: the checkpoint belongs to other data or another tokenizer.
+            StorageError: the folder cannot be written.
         """
-        state = checkpoint.read_state(folder)
-        for what, saved, here in (
-            ("training data", state.data, self.data.sha256),
-            ("tokenizer", state.tokenizer, self.data.tokenizer.fingerprint),
-        ):
-            if saved != here:
-                raise CheckpointError(
-                    f"{folder} was trained with another {what} (sha256 {saved[:12]}, here "
-                    f"{here[:12]}): bring it back, or start a run with finetune=True init_from="
-                )
-        if self.plan.order.samples_before(state.step) != state.samples:
-            raise CheckpointError(
-                f"{folder} had seen {state.samples} pairs at step {state.step}, which does not "
-                f"fit batch_size={self.config.batch_size}: resume with the batch_size of the run"
-            )
-        self.engine.read_moments(folder)
-        self.step = state.step
-        self.best_step, self.best_loss = state.best_step, state.best_loss
-        self._seconds_before = state.run_seconds
-        if self.accelerator.is_main_process:
-            run_folder.rewind(self.run, self.step)
+        if self.agreement.is_main:
+            run_folder.create(self.run, self.config)
+        here = lineage.environment(self.config, self.engine, self.accelerator)
+        log.info(lineage.promise(here))
+
+    def load(self, folder: Path, accepted: list[str]) -> None:
+        """Puts the run to where a checkpoint was written; the weights are loaded already.
+
+        Args:
+            folder: the checkpoint.
+            accepted: what is not as it was then, and was accepted.
+
+        Raises:
+            CheckpointError: its pairs came in another order, or its moments are of other weights.
+        """
+        state, order = read_state(folder), self.course.order
+        here = lineage.environment(self.config, self.engine, self.accelerator)
+        chain = lineage.chain_of(order, state.step, set(state.skipped_steps))
+        why = lineage.other_order(state, order, chain, here["numpy"])
+        if why and not accepted:
+            accepted = lineage.accept(folder, [why], accept_changes=self.config.accept_changes)
+        self._checkpoints.put_back_moments(folder)
+        self._go_on_from(replace(state, ledger=chain))
+        self._log.seconds_before = state.run_seconds
+        level = lineage.level(state.environment, here, accepted)
         log.info(f"going on from {folder}")
+        log.info(str(level))
+        if self.agreement.is_main:
+            line = {"event": "resume", "step": state.step, "level": level.name, "why": level.why}
+            run_folder.append(self.run, run_folder.LEDGER, line)
 
-    # ---- the end --------------------------------------------------------------------------
+    def _go_on_from(self, state: State) -> None:
+        self.step, self._chain = state.step, state.ledger
+        self._checkpoints.newest = state.step
+        self._best_step, self._best_loss = state.best_step, state.best_loss
+        self._window = Window(state.window)
+        self._retry.sizes = self._sizes(state)
+        own = self.config.max_bad_steps, self.config.model.vocab_size
+        known = state.losses, state.skipped_steps, state.bad_steps
+        health = Health.of(*own, *known, self._ledger())
+        self._care = self._taken_care_of(health)
+        if self.agreement.is_main:
+            run_folder.rewind(self.run, self.step)
 
-    def _any_process_stops(self, signal: int | None) -> bool:
-        flag = torch.tensor(int(signal is not None))
-        if self._cpus is not None:
-            torch.distributed.all_reduce(flag, group=self._cpus)
-        return bool(flag)
+    def _sizes(self, state: State) -> MicrobatchTokens:
+        """Returns the microbatches of the ledger, and of the checkpoint if the ledger is lost."""
+        own = self.config.microbatch_tokens
+        sizes = MicrobatchTokens.of(own, self._ledger())
+        of_this_setting = state.environment.get("microbatch_tokens") == own
+        if of_this_setting and state.microbatch_tokens < sizes.at(state.step):
+            sizes.halvings[state.step] = state.microbatch_tokens
+        return sizes
 
-    def _stop(self, stop: StopRequest) -> None:
-        if self.step not in whole_steps(self.run):
-            self.save()
-        self._draw()
-        log.info(f"stopped at step {self.step}; go on with resume=True out={self.run}")
-        stop.exit()
-
-    def _finish(self) -> None:
-        self._draw()
-        with self.engine.whole_model() as model:
-            lines, record = self._validation.test(model)
-        if record:
-            self._record({"step": self.step, **record})
-        for line in lines:
-            log.info(f"test: {line}")
-        minutes = self._run_seconds() / 60
-        log.info(f"finished {self.step} steps in {minutes:.1f} minutes: {self.run}")
-
-    def _draw(self) -> None:
-        if self.accelerator.is_main_process:
-            plot.save_loss_curve(run_folder.metrics(self.run), self.run / "loss.png")
+    def _go_back(self, step: int) -> None:
+        """Puts the run back to a checkpoint of its own."""
+        self._go_on_from(read_state(self._checkpoints.put_back(step)))
 
     def close(self) -> None:
-        """Ends the process groups."""
-        if self._cpus is not None:
-            torch.distributed.destroy_process_group(self._cpus)
-            self._cpus = None
+        """Lets a save that has begun come to its end, and ends the process groups."""
+        self._checkpoints.close()
+        self.agreement.close()
         self.accelerator.end_training()

@@ -5,75 +5,130 @@ builds what the loop needs, in an order in which nothing is written before every
 be usable; the loop itself is in `chatlm.trainer`.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from chatlm import checkpoint, engines, log, optim, run_folder
+from chatlm import engines, lineage, log, optim, run_folder
+from chatlm.agreement import Agreement
+from chatlm.checkpoint import storage
+from chatlm.checkpoint.state import read_state
+from chatlm.checkpoint.verify import newest_whole
+from chatlm.checkpoint.weights import load_model
 from chatlm.config import TrainConfig
 from chatlm.dataset import prepare
 from chatlm.dataset.packing import FILLER_TOKENS
-from chatlm.dataset.prepare import Source
+from chatlm.dataset.prepare import Found, Source
+from chatlm.engines.tree_sum import choose_shares
 from chatlm.errors import ChatLMError, CheckpointError
-from chatlm.launch import launch
+from chatlm.health import memory
+from chatlm.launch import Launch, launch
+from chatlm.lineage import Origin
 from chatlm.model import hf
 from chatlm.model.config import ModelConfig
 from chatlm.model.t5 import T5
+from chatlm.neighbours.lock import Lock
+from chatlm.neighbours.signals import StopRequest
+from chatlm.neighbours.watchdog import Watchdog
+from chatlm.plan.memory import checkpoint_bytes
 from chatlm.tokenizer import Tokenizer
-from chatlm.trainer import Trainer
+from chatlm.trainer import Place, Trainer
 
 
-def train(config: TrainConfig, source: Source, init_from: Path | None) -> Path:
+def train(config: TrainConfig, source: Source, init_from: Path | None, stop: StopRequest) -> Path:
     """Trains; returns the run folder.
 
     Args:
         config: resolved settings.
         source: where the pairs are.
         init_from: checkpoint folder whose weights and tokenizer the run starts from, or None.
+        stop: who knows whether the run is to stop.
 
     Raises:
         ChatLMError: what the user can mend; nothing that was there before is lost.
     """
     launched = launch(config)
     accelerator = launched.accelerator
-    run, start = _agreed_folders(accelerator, config, init_from)
-    tokenizer = Tokenizer.load(start) if start else None
-    # On several machines without a common disk the first process of each prepares its own copy.
-    with accelerator.main_process_first(), accelerator.local_main_process_first():
-        data = prepare.prepare(config, source, tokenizer)
-    config = replace(config, model=_shape(config, start, data.tokenizer))
-    engine = engines.make(launched, config, build_model(config, start, accelerator))
-    trainer = Trainer(config, run, accelerator, data, engine)
-    if config.resume and start:
-        trainer.load(start)
-    elif accelerator.is_main_process:
-        run_folder.create(run, config)
-    try:
-        trainer.fit()
-    finally:
-        trainer.close()
+    with Watchdog(accelerator, hang_seconds=config.hang_seconds) as watchdog:
+        agreement = Agreement(accelerator)
+        run, start, lock = _agreed_folders(agreement, config, init_from)
+        with lock or nullcontext():
+            place = Place(run, lock, accelerator, agreement)
+            trainer = _trainer(config, source, start, launched, place)
+            try:
+                trainer.fit(stop, watchdog)
+            except (RuntimeError, MemoryError) as error:
+                if reason := memory.shortage(error):
+                    raise memory.elsewhere(reason) from None
+                raise
+            finally:
+                trainer.close()
     return run
 
 
+def _trainer(
+    config: TrainConfig, source: Source, start: Path | None, launched: Launch, place: Place
+) -> Trainer:
+    """Returns the trainer of a run at its beginning, or put to where its checkpoint was written."""
+    accelerator = place.accelerator
+    tokenizer = Tokenizer.load(start) if start else None
+    # On several machines without a common disk the first process of each prepares its own copy.
+    with accelerator.main_process_first(), accelerator.local_main_process_first():
+        found = prepare.find(source)
+        accepted = _accepted(start, config, source, found) if start and config.resume else []
+        data = prepare.prepare(config, source, found, tokenizer)
+    config = replace(
+        config,
+        model=_shape(config, start, data.tokenizer),
+        gradient_shares=config.gradient_shares or choose_shares(data.train, config.batch_size),
+    )
+    needed = checkpoint_bytes(config)
+    place.agreement.decide(lambda: storage.require_space(place.run, needed))
+    engine = engines.make(launched, config, build_model(config, start, accelerator))
+    trainer = Trainer(config, place, data, engine)
+    if start and config.resume:
+        trainer.load(start, accepted)
+    else:
+        trainer.begin()
+    return trainer
+
+
+def _accepted(start: Path, config: TrainConfig, source: Source, found: Found) -> list[str]:
+    """Returns what has changed since a checkpoint was written and is accepted."""
+    # A fine-tuning has the tokenizer of the model that it began with.
+    own = None if config.finetune else prepare.own_tokenizer(config, source, found)
+    origin = Origin(
+        found.train,
+        found.valid,
+        Tokenizer.load(own).fingerprint if own else "",
+        lineage.settings(config),
+        {**found.places, "tokenizer": str(own)},
+    )
+    state = read_state(start)
+    return lineage.accepted_changes(start, state, origin, accept_changes=config.accept_changes)
+
+
 def _agreed_folders(
-    accelerator: Accelerator, config: TrainConfig, init_from: Path | None
-) -> tuple[Path, Path | None]:
-    """Returns the run folder and the checkpoint to load; the main process decides for all."""
-    decided: list[Any] = [None]
-    if accelerator.is_main_process:
+    agreement: Agreement, config: TrainConfig, init_from: Path | None
+) -> tuple[Path, Path | None, Lock | None]:
+    """Returns the run folder, the checkpoint to load and, on the main process, the lock."""
+    locks: list[Lock] = []
+
+    def choose() -> tuple[Path, Path | None]:
+        lock = run_folder.claim(config)
         try:
-            run = run_folder.choose(config)
-            decided = [(run, checkpoint.newest_whole(run) if config.resume else init_from)]
-        except ChatLMError as error:
-            decided = [error]
-    if accelerator.num_processes > 1:
-        torch.distributed.broadcast_object_list(decided)
-    if isinstance(decided[0], ChatLMError):
-        raise decided[0]
-    return decided[0]
+            start = newest_whole(lock.run) if config.resume else init_from
+        except ChatLMError:
+            lock.release()
+            raise
+        locks.append(lock)
+        return lock.run, start
+
+    run, start = agreement.decide(choose)
+    return run, start, locks[0] if locks else None
 
 
 def _shape(config: TrainConfig, start: Path | None, tokenizer: Tokenizer) -> ModelConfig:
@@ -92,7 +147,7 @@ def _shape(config: TrainConfig, start: Path | None, tokenizer: Tokenizer) -> Mod
 def build_model(config: TrainConfig, start: Path | None, accelerator: Accelerator) -> T5:
     """Returns the model on its device, frozen parts marked."""
     if start:
-        model = hf.load_pretrained(start)
+        model = load_model(start)
     else:
         torch.manual_seed(config.seed)
         model = T5(config.model)
@@ -108,10 +163,13 @@ def build_model(config: TrainConfig, start: Path | None, accelerator: Accelerato
             "moves all"
         )
     model.attention = config.attention
-    if config.compile == "True" or accelerator.device.type == "cuda":
+    if config.compile or accelerator.device.type == "cuda":
         # Lengths that are known beforehand: nothing has to be read back from a GPU, or compiled in.
         limits = config.max_source_tokens, config.max_target_tokens
         model.longest = max(limits[0], FILLER_TOKENS), max(limits[1], FILLER_TOKENS)
-        if config.attention == "auto" and accelerator.device.type == "cpu":
-            model.attention = "sdpa"  # the only one of a CPU that can be compiled
+        # The only one of a CPU that can be compiled, and of a GPU that repeats itself.
+        if config.attention == "auto" and (
+            accelerator.device.type == "cpu" or config.deterministic
+        ):
+            model.attention = "sdpa"
     return model.to(accelerator.device)

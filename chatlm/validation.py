@@ -57,7 +57,10 @@ class Figures:
 class Validation:
     """Judges one run."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator, data: Prepared) -> None:
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, data: Prepared, num_shares: int
+    ) -> None:
+        self._num_shares = num_shares
         self._config, self._accelerator, self._data = config, accelerator, data
         self._examples: list[Example] = []
         if data.valid is not None and config.eval_answers:
@@ -71,7 +74,9 @@ class Validation:
             return None
         rows = permutation(len(store), seed=0, epoch=0)[: self._config.eval_pairs or None]
         positions = 2 * self._config.microbatch_tokens  # no gradients: twice as much fits
-        loss = evaluate.loss(model, store, np.sort(rows), positions, self._accelerator)
+        loss = evaluate.loss(
+            model, store, np.sort(rows), positions, self._accelerator, self._num_shares
+        )
         if not self._examples:
             return Figures(loss, None, [])
         given = self._answers(model, self._examples)
@@ -103,4 +108,5 @@ class Validation:
             GenerationConfig(max_new_tokens=self._config.max_new_tokens),
             self._accelerator,
             self._config.max_source_tokens,
+            self._num_shares,
         )

@@ -65,7 +65,8 @@ def launched_env(config: str, num_processes: int) -> dict[str, str]:
     return environments.prepare_multi_gpu_env(args)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -139,7 +140,7 @@ def run(job: Job, folder: Path) -> None:
     if job.config:
         env = base | launched_env(job.config, job.num_processes)
         env |= {"WORLD_SIZE": str(job.num_processes), "LOCAL_WORLD_SIZE": str(job.num_processes)}
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     children = []
     for rank in range(job.num_processes):
         child = os.fork()
@@ -167,17 +168,22 @@ def _wait(children: Sequence[int]) -> None:
         time.sleep(0.02)
 
 
-def main(jobs: str, folder: str) -> None:
-    """Runs all jobs, one after the other."""
+def warm_up(*more: str) -> None:
+    """Imports all that a training imports, and holds torch to one thread: forks are safe then."""
     import importlib
 
     import torch
 
-    heavy = "chatlm.training torch._dynamo matplotlib.pyplot sacrebleu.metrics.bleu deepspeed"
+    heavy = "chatlm.training torch._dynamo matplotlib.pyplot sacrebleu.metrics.bleu"
     with contextlib.redirect_stdout(io.StringIO()):
-        for module in heavy.split():
+        for module in (*heavy.split(), *more):
             importlib.import_module(module)
     torch.set_num_threads(1)
+
+
+def main(jobs: str, folder: str) -> None:
+    """Runs all jobs, one after the other."""
+    warm_up("deepspeed")
     for job in json.loads(Path(jobs).read_text()):
         started = time.monotonic()
         run(Job(**job), Path(folder) / job["name"])

@@ -33,6 +33,12 @@ def test_the_base_preset_is_the_published_shape():
         ({"init_from": "out/x"}, "init_from= needs finetune=True"),
         ({"precision": "fp16"}, "precision must be auto, fp32 or bf16"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0"),
+        ({"keep_checkpoints": 1}, "keep_checkpoints must be at least 2"),
+        ({"gradient_shares": 3}, "gradient_shares must be 0 or a power of two"),
+        ({"accept_changes": True}, "accept_changes=True needs resume=True"),
+        ({"deterministic": True, "attention": "flex"}, "does not go with attention=flex"),
+        ({"max_bad_steps": 0}, "max_bad_steps must be at least 1"),
+        ({"hang_seconds": 1.0}, "hang_seconds must be at least 5"),
     ],
 )
 def test_what_cannot_work_is_refused(given, message):

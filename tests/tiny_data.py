@@ -39,17 +39,17 @@ def examples(count: int, start: int = 0) -> list[Example]:
     ]
 
 
-def make(folder: Path) -> Path:
-    """Fills a data folder: train, valid and test parts and a tokenizer."""
+def make(folder: Path, pairs: int = 70) -> Path:
+    """Fills a data folder: `pairs` to train on, valid and test parts, and a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, some in (
-        ("train", examples(70)),
-        ("valid", examples(9, 100)),
-        ("test", examples(5, 200)),
+        ("train", examples(pairs)),
+        ("valid", examples(9, max(100, pairs))),
+        ("test", examples(5, max(200, 2 * pairs))),
     ):
         with store.PairWriter(folder / f"{part}.parquet") as writer:
             writer.write(some)
-    texts = [text for one in examples(70) for text in (one.prompt, one.response)]
+    texts = [text for one in examples(pairs) for text in (one.prompt, one.response)]
     Tokenizer.train(texts, 400).save(folder / "tokenizer")
     return folder
 

@@ -7,8 +7,7 @@ is decided in `chatlm.dataset.packing`.
 """
 
 import mmap
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Container, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +15,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from chatlm.dataset.ahead import Ahead
 from chatlm.dataset.order import Order, Rows
-from chatlm.dataset.packing import Grid, Lengths, num_fillers, split
+from chatlm.dataset.packing import Grid, Group, Lengths, num_fillers, split
 from chatlm.dataset.token_store import PAD_ID, Ids, Ragged, TokenStore
 from chatlm.model.t5 import IGNORE_INDEX
 
@@ -81,19 +81,31 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one process computes for one optimizer step.
+class Share:
+    """Microbatches whose gradients are added in their order; `number` counts the step's shares."""
 
-    `num_target_tokens`, `num_tokens` (source and target) and `num_rows` count the whole step, all
-    processes together, without filler; they follow from the row numbers, so no communication is
-    needed.
+    number: int
+    microbatches: Sequence[Batch]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one process computes for one optimizer step: its shares, and the rows of the whole step.
+
+    `num_target_tokens`, `num_tokens` (source and target) and `rows` are those of all processes
+    together, without filler; they follow from the row numbers, so no communication is needed.
     """
 
     index: int
-    microbatches: Sequence[Batch]
+    shares: Sequence[Share]
+    rows: Rows
     num_target_tokens: int
     num_tokens: int
-    num_rows: int
+
+    @property
+    def microbatches(self) -> list[Batch]:
+        """All microbatches of this process, share by share."""
+        return [batch for share in self.shares for batch in share.microbatches]
 
 
 def collate(store: TokenStore, rows: Rows) -> Batch:
@@ -142,9 +154,12 @@ def lengths_of(store: TokenStore, rows: Rows) -> tuple[Lengths, Lengths]:
 class Loader:
     """Yields the steps of one process, prepared ahead in a thread.
 
-    `rank` of `num_processes` takes every num_processes-th group of a step, so that all processes
-    work on equally large microbatches at the same time. With `fixed_shapes` microbatches are filled
-    up to few different sizes, which a compiled model needs; without it there is no filler.
+    A step is cut into `num_shares` shares (0: one a process), and microbatches are dealt to them in
+    turn, so that all are equally large at the same time. What is in a share depends on the rows,
+    `max_tokens` and `num_shares` only; `rank` of `num_processes` computes as many neighbouring ones
+    as the others. `max_tokens_at` tells `max_tokens` of a step, if they differ. With `fixed_shapes`
+    microbatches are filled up to few different sizes, which a compiled model needs; without it
+    there is no filler.
     """
 
     store: TokenStore
@@ -154,42 +169,56 @@ class Loader:
     num_processes: int = 1
     fixed_shapes: bool = False
     ahead: int = 2
+    num_shares: int = 0
+    max_tokens_at: Callable[[int], int] | None = None
 
-    def grid(self) -> Grid | None:
+    def grid(self, max_tokens: int) -> Grid | None:
         """Returns the sizes that microbatches are filled up to, if they are."""
         if not self.fixed_shapes:
             return None
-        share = self.order.batch_size / len(self.store)
+        part = self.order.batch_size / len(self.store)
         sources, targets = self.store.sources.offsets[-1], self.store.targets.offsets[-1]
-        return Grid.fitting(sources * share, targets * share, self.max_tokens, self.num_processes)
+        return Grid.fitting(sources * part, targets * part, max_tokens, self._shares())
+
+    def _shares(self) -> int:
+        return self.num_shares or self.num_processes
 
     def step(self, index: int) -> Step:
         """Returns one step, counted from 0."""
         rows = self.order.rows(index)
         sources, targets = lengths_of(self.store, rows)
-        groups = split(sources, targets, self.max_tokens, self.num_processes, self.grid())
-        batches: list[Batch] = []
-        for group in groups[self.rank :: self.num_processes]:
-            batch = collate(self.store, rows[group.positions])
-            if self.fixed_shapes:
-                batch = batch.filled(group.num_sources, group.num_targets, group.num_pairs)
-            batches.append(batch)
+        num_shares = self._shares()
+        tokens = self.max_tokens_at(index) if self.max_tokens_at else self.max_tokens
+        groups = split(sources, targets, tokens, num_shares, self.grid(tokens))
+        each = num_shares // self.num_processes
+        numbers = range(self.rank * each, (self.rank + 1) * each)
         return Step(
             index,
-            batches,
+            [Share(n, [self._batch(rows, one) for one in groups[n::num_shares]]) for n in numbers],
+            rows,
             num_target_tokens=int(targets.sum()),
             num_tokens=int(sources.sum() + targets.sum()),
-            num_rows=len(rows),
         )
 
-    def steps(self, start: int, stop: int) -> Iterator[Step]:
-        """Yields the steps start .. stop-1."""
-        with ThreadPoolExecutor(1, "loader") as pool:
-            waiting = [
-                pool.submit(self.step, i) for i in range(start, min(start + self.ahead, stop))
-            ]
-            for index in range(start, stop):
-                result = waiting.pop(0).result()
-                if index + self.ahead < stop:
-                    waiting.append(pool.submit(self.step, index + self.ahead))
-                yield result
+    def _batch(self, rows: Rows, group: Group) -> Batch:
+        batch = collate(self.store, rows[group.positions])
+        if not self.fixed_shapes:
+            return batch
+        return batch.filled(group.num_sources, group.num_targets, group.num_pairs)
+
+    def steps(self, start: int, stop: int, skipped: Container[int] = ()) -> Generator[Step]:
+        """Yields the steps start .. stop-1 but those that are skipped.
+
+        Raises:
+            StorageError: the data cannot be read.
+            NeighbourError: the data's disk does not answer.
+        """
+        indexes = (index for index in range(start, stop) if index not in skipped)
+        source = str(self.store.folder or "the training data")
+        ahead = self.ahead
+        yield from Ahead(self.step, indexes, ahead=ahead, source=source, name=_step_name)
+
+
+def _step_name(index: int) -> str:
+    """Returns what messages call a step: the first is 1, as in metrics.jsonl."""
+    return f"step {index + 1}"

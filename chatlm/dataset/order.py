@@ -54,7 +54,8 @@ class Order:
     def rows(self, step: int) -> Rows:
         """Returns the row numbers of a step, counted from 0."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        if self._cached[0] != epoch:
-            self._cached = (epoch, _shuffled(self.num_rows, self.seed, epoch))
+        cached = self._cached  # another thread may ask for another epoch at this moment
+        if cached[0] != epoch:
+            cached = self._cached = (epoch, _shuffled(self.num_rows, self.seed, epoch))
         start = within * self.batch_size
-        return self._cached[1][start : start + self.batch_size].astype(np.int64)
+        return cached[1][start : start + self.batch_size].astype(np.int64)

@@ -1,4 +1,4 @@
-"""How the pairs of a step are shared among processes and microbatches.
+"""How the pairs of a step are cut into shares and microbatches.
 
 In: the lengths of a step's pairs. Out: groups of them, one a microbatch, that weigh the same on
 either side, and the sizes that a compiled model sees. Everything is a pure function of the lengths,
@@ -45,23 +45,23 @@ class Grid:
 
     @staticmethod
     def fitting(
-        source_tokens: float, target_tokens: float, max_tokens: int, num_processes: int
+        source_tokens: float, target_tokens: float, max_tokens: int, num_shares: int
     ) -> "Grid":
         """Returns the coarsest grid that leaves at most FILLER_SHARE of a mean step as filler.
 
-        The sizes of a step need not be equal, only those of all processes at one time. So a step
-        as a whole grows in strides of `num_processes` times the grid however many microbatches it
+        The sizes of a step need not be equal, only those of all shares at one time. So a step
+        as a whole grows in strides of `num_shares` times the grid however many microbatches it
         has, and half a stride is filler in the mean. Sizes next to each other differ by an eighth
         of a microbatch at most: groups that are to be much less even cannot be filled to the brim.
 
         Args:
-            source_tokens: source tokens of a mean step, all processes together.
+            source_tokens: source tokens of a mean step, all shares together.
             target_tokens: target tokens likewise.
             max_tokens: of a microbatch.
-            num_processes: as many take part.
+            num_shares: as many are computed apart.
         """
         share = min(
-            FILLER_SHARE / num_processes, max_tokens / (source_tokens + target_tokens) / MIN_STEPS
+            FILLER_SHARE / num_shares, max_tokens / (source_tokens + target_tokens) / MIN_STEPS
         )
         steps = (max(1, round(share * side / BLOCK)) for side in (source_tokens, target_tokens))
         return Grid(*(num * BLOCK for num in steps))
@@ -96,12 +96,12 @@ def split(
     source_lengths: Lengths,
     target_lengths: Lengths,
     max_tokens: int,
-    num_processes: int = 1,
+    num_shares: int = 1,
     grid: Grid | None = None,
 ) -> list[Group]:
-    """Returns a step's microbatches; process r computes groups r, r + num_processes, ...
+    """Returns a step's microbatches; share i consists of groups i, i + num_shares, ...
 
-    Every pair is in one group, the number of groups is the smallest multiple of `num_processes`
+    Every pair is in one group, the number of groups is the smallest multiple of `num_shares`
     for which all of them are small enough, and the numbers of pairs differ by one at most. Only a
     step with fewer pairs than groups has groups without pairs.
 
@@ -110,17 +110,17 @@ def split(
         target_lengths: tokens of each target (n,).
         max_tokens: bound on the source and target tokens of a group, filler included; one pair
             that is longer, or cannot be filled up below it, has a group of its own.
-        num_processes: as many take part.
+        num_shares: as many are computed apart; all weigh the same.
         grid: fill up to sizes on this grid, or None.
     """
     lengths = np.stack([source_lengths, target_lengths], 1).astype(np.int64)
-    each = -(-int(lengths.sum()) // (max_tokens * num_processes))
+    each = -(-int(lengths.sum()) // (max_tokens * num_shares))
     while True:
-        num_groups = each * num_processes
+        num_groups = each * num_shares
         if grid is None:
             table, sizes = _even(lengths, num_groups)
         else:
-            table, sizes = _on_grid(lengths, num_processes, each, grid)
+            table, sizes = _on_grid(lengths, num_shares, each, grid)
         if int(sizes.sum(1).max()) <= max_tokens or num_groups >= len(lengths):
             break
         each += 1 + each // 32
@@ -144,13 +144,13 @@ def _even(lengths: Lengths, num_groups: int) -> tuple[Rows, Lengths]:
     return table, _tokens(lengths, table)
 
 
-def _on_grid(lengths: Lengths, num_processes: int, each: int, grid: Grid) -> tuple[Rows, Lengths]:
+def _on_grid(lengths: Lengths, num_shares: int, each: int, grid: Grid) -> tuple[Rows, Lengths]:
     """Returns a table of groups and the sizes on the grid that hold them and their filler.
 
-    The sizes of a side take two neighbouring values of the grid, the same for all processes at one
+    The sizes of a side take two neighbouring values of the grid, the same for all shares at one
     time; the microbatches with longer sources get the shorter targets where that is possible.
     """
-    stride = np.array([grid.source, grid.target]) * num_processes
+    stride = np.array([grid.source, grid.target]) * num_shares
     num = np.maximum(-(-lengths.sum(0) // stride), each)
     while True:
         whole, more = np.divmod(num, each)
@@ -161,7 +161,7 @@ def _on_grid(lengths: Lengths, num_processes: int, each: int, grid: Grid) -> tup
                 (whole[1] + (index >= each - more[1])) * grid.target,
             ],
             1,
-        ).repeat(num_processes, 0)
+        ).repeat(num_shares, 0)
         table = deal(lengths, sizes)
         spare = sizes - _tokens(lengths, table)
         too_small = (spare < num_fillers(spare)[:, None]).any(0)

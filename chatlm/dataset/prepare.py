@@ -8,6 +8,7 @@ a second run finds it and changed input never meets stale ids. Cleaning is `chat
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +43,31 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Found:
+    """The parts of a run's data and their sums, before anything is made of them.
+
+    Attributes:
+        folder: where train.parquet lies.
+        train: its sha256.
+        valid: that of valid.parquet, "" if there is none.
+        places: what people call the training pairs (`data`) and the validation pairs (`valid`).
+    """
+
+    folder: Path
+    train: str
+    valid: str
+    places: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """Everything a run reads. `sha256` identifies the training pairs."""
+    """Everything a run reads. `found` says from where, and identifies it."""
 
     folder: Path
     tokenizer: Tokenizer
     train: TokenStore
     valid: TokenStore | None
-    sha256: str
+    found: Found
 
 
 def locate(data: str, *, finetune: bool) -> Source:
@@ -93,34 +111,55 @@ def fitting_preset(source: Source) -> str:
     return "starter" if source.kind == "starter" else "base"
 
 
-def prepare(config: TrainConfig, source: Source, tokenizer: Tokenizer | None) -> Prepared:
+def find(source: Source) -> Found:
+    """Returns the parts of the data and their sums; makes the parts if they are cached ones.
+
+    Raises:
+        DataError: the pairs cannot be read.
+    """
+    folder = parts_folder(source)
+    train, valid = folder / "train.parquet", folder / "valid.parquet"
+    own = source.kind == "folder"
+    places = {"data": str(train if own else source.path)}
+    places |= {"valid": str(valid if own else source.path)}
+    return Found(folder, sha256(train), sha256(valid) if valid.is_file() else "", places)
+
+
+def prepare(
+    config: TrainConfig, source: Source, found: Found, tokenizer: Tokenizer | None
+) -> Prepared:
     """Returns what the run reads, making what is missing.
 
     Args:
         config: limits, and the tokenizer folder or the size of one to train.
         source: from `locate`.
+        found: from `find`.
         tokenizer: the one of the checkpoint that the run starts from, if it does.
 
     Raises:
         DataError: the pairs cannot be read, or there are none.
         CheckpointError: the tokenizer is missing or damaged.
     """
-    folder = parts_folder(source)
-    train_path = folder / "train.parquet"
-    digest = sha256(train_path)
-    tokenizer = tokenizer or _tokenizer(config, source, folder, digest)
+    folder, train_path = found.folder, found.folder / "train.parquet"
+    tokenizer = tokenizer or _tokenizer(config, source, folder, found.train)
     limits = Limits(config.max_source_tokens, config.max_target_tokens)
     num_threads = config.threads or os.cpu_count() or 1
-    train = _tokens(train_path, digest, tokenizer, limits, num_threads)
+    train = _tokens(train_path, found.train, tokenizer, limits, num_threads)
     if not len(train):
         raise DataError(f"{train_path} holds no pairs")
-    valid_path = folder / "valid.parquet"
     valid = None
-    if valid_path.is_file() and store.num_rows(valid_path):
-        valid = _tokens(valid_path, sha256(valid_path), tokenizer, limits, num_threads)
+    if found.valid and store.num_rows(folder / "valid.parquet"):
+        valid = _tokens(folder / "valid.parquet", found.valid, tokenizer, limits, num_threads)
     else:
         log.warning(f"{folder} holds no validation pairs: no validation loss, no best checkpoint")
-    return Prepared(folder, tokenizer, train, valid, digest)
+    return Prepared(folder, tokenizer, train, valid, found)
+
+
+def own_tokenizer(config: TrainConfig, source: Source, found: Found) -> Path | None:
+    """Returns the tokenizer that a run of these settings would begin with, if it is there."""
+    named = Path(config.tokenizer) if config.tokenizer else None
+    folder = named or tokenizer_folder(config, source, found.train)
+    return folder if folder.is_dir() else None
 
 
 def sha256(path: Path) -> str:
@@ -222,6 +261,9 @@ def _tokens(
     """Returns the token store of a parquet file, from the cache or made now."""
     name = token_store.fingerprint(digest, tokenizer, limits)
     folder = CACHE / f"tokens-{name}"
+    if folder.is_dir() and (damage := token_store.damage(folder)):
+        log.warning(f"{folder} is damaged ({damage}): making it anew")
+        shutil.rmtree(folder)
     if not folder.is_dir():
         log.info(f"tokenising {path}")
         batches = store.read_pairs(path, ("prompt", "response"), token_store.BATCH_ROWS)

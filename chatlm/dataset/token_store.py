@@ -1,8 +1,9 @@
 """Pre-tokenised pairs on disk, opened by memory mapping.
 
 In: (prompt, response) texts and a tokenizer. Out: a folder with the token ids of all sources and
-targets, their offsets and a `meta.json`; opening it reads no ids. It does not choose an order and
-does not pad. A folder is written under a temporary name and renamed when it is whole.
+targets, their offsets and a `meta.json`; opening it reads no ids. `meta.json` has the sha256 of the
+other files, by which a folder can be checked, also while it is in use. It does not choose an order
+and does not pad. A folder is written under a temporary name and renamed when it is whole.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,11 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ujson
 
+from chatlm.corpus.store import file_sha256
 from chatlm.errors import DataError
 from chatlm.tokenizer import Tokenizer
 from chatlm.tokenizer_training import require_utf8
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PAD_ID = 0
 BATCH_ROWS = 4096
 
@@ -73,9 +75,32 @@ class TokenStore:
     targets: Ragged
     target_chars: npt.NDArray[np.uint32]
     meta: Mapping[str, Any]
+    folder: Path | None = None
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def require_unchanged(self) -> None:
+        """Sees to it that the mapped files are still what was opened; reads only changed ones.
+
+        A file that was deleted or replaced stays in memory as it was.
+
+        Raises:
+            DataError: one was written to.
+        """
+        for name, before in self.stamps.items():
+            path = (self.folder or Path()) / name
+            now = _stamp(path)
+            if now is None or now == before or now[0] != before[0]:
+                continue
+            found, expected = file_sha256(path), self.meta["files"][name]
+            if found != expected:
+                raise DataError(
+                    f"{path} has changed while the training read it (sha256 {expected[:12]}, now "
+                    f"{found[:12]}): the steps since the last checkpoint are not saved; delete "
+                    f"{self.folder} and go on with resume=True"
+                )
 
 
 def fingerprint(data_sha256: str, tokenizer: Tokenizer, limits: Limits) -> str:
@@ -130,7 +155,9 @@ def write_batches(
             raise DataError(
                 "there is no pair to train on: every row has an empty prompt or response"
             )
-        (part / "meta.json").write_text(ujson.dumps(meta | {"fingerprint": name}, indent=1))
+        files = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
+        whole = meta | {"fingerprint": name, "files": files}
+        (part / "meta.json").write_text(ujson.dumps(whole, indent=1))
         for path in part.iterdir():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -319,4 +346,27 @@ def open_store(folder: Path) -> TokenStore:
         raise DataError(
             f"token store {folder} is damaged ({error}): delete the folder, it will be made anew"
         ) from error
-    return TokenStore(halves["source"], halves["target"], chars, meta)
+    stamps = {name: stamp for name in meta["files"] if (stamp := _stamp(folder / name))}
+    return TokenStore(halves["source"], halves["target"], chars, meta, folder, stamps)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Returns what changes when a file is written to: its number, size and time."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def damage(folder: Path) -> str | None:
+    """Returns what is wrong with a store in one line, or None; reads it whole."""
+    try:
+        files = ujson.loads((folder / "meta.json").read_text())["files"]
+        for name, expected in files.items():
+            found = file_sha256(folder / name)
+            if found != expected:
+                return f"{name} has sha256 {found[:12]}, not {expected[:12]}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(error)
+    return None

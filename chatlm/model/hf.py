@@ -7,7 +7,7 @@ import transformers, does not unpickle, and knows nothing of tokenizers or optim
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,14 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
+METADATA = {"format": "pt"}
+"""What the header of a file of weights has to say for `transformers` to take it."""
+
 TIED_KEYS = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Copies of `shared.weight` that published checkpoints may carry."""
+
+Read = Callable[[Path], dict[str, Tensor]]
+"""Reads a safetensors file, or raises CheckpointError."""
 
 _NAMES_SHOWN = 3
 
@@ -73,10 +79,35 @@ def save_pretrained(
         CheckpointError: The state is not that of a `T5(config)`, or the folder cannot be written.
     """
     state = model_state.state_dict() if isinstance(model_state, T5) else model_state
+    weights = to_hugging_face(state, config)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _Whole(folder / WEIGHTS_FILE) as temporary:
+            save_file(weights, temporary, metadata=METADATA)
+        for name, text in texts(config, state).items():
+            with _Whole(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot write the model ({error}); check its permissions and free space"
+        ) from error
+
+
+def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Return the weights under their names, on the CPU; the tied table once.
+
+    Raises:
+        CheckpointError: The state is not that of a `T5(config)`.
+    """
     table = key_table(config)
     _check_names(state, set(table), "the state to be saved")
     _check_shapes(state, config, "the state to be saved")
-    weights = {table[key]: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    return {table[key]: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+
+
+def texts(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the text files that belong to the weights, by name."""
     dtype = str(state["embedding.weight"].dtype).removeprefix("torch.")
     generation = {
         "_from_model_config": True,
@@ -84,22 +115,14 @@ def save_pretrained(
         "eos_token_id": config.eos_token_id,
         "pad_token_id": config.pad_token_id,
     }
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _Whole(folder / WEIGHTS_FILE) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
-        for name, content in (
-            (GENERATION_CONFIG_FILE, generation),
-            (CONFIG_FILE, {**config.to_hf(), "dtype": dtype}),
-        ):
-            with _Whole(folder / name) as temporary:
-                text = json.dumps(content, indent=2, sort_keys=True)
-                temporary.write_text(text + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: cannot write the model ({error}); check its permissions and free space"
-        ) from error
+    contents = {
+        GENERATION_CONFIG_FILE: generation,
+        CONFIG_FILE: {**config.to_hf(), "dtype": dtype},
+    }
+    return {
+        name: json.dumps(content, indent=2, sort_keys=True) + "\n"
+        for name, content in contents.items()
+    }
 
 
 class _Whole:
@@ -121,15 +144,19 @@ class _Whole:
         self.temporary.replace(self.path)
 
 
-def load_pretrained(folder: str | os.PathLike[str]) -> T5:
+def load_pretrained(folder: str | os.PathLike[str], read: Read | None = None) -> T5:
     """Return the T5 of a folder in Hugging Face's layout, on the CPU, in fp32, in eval mode.
+
+    Args:
+        folder: Where its files are.
+        read: What reads a file of tensors; by default the library does.
 
     Raises:
         CheckpointError: The folder or a file is missing, damaged, or of another architecture.
     """
     folder = Path(folder)
     config = load_config(folder)
-    state = load_state(folder, config)
+    state = load_state(folder, config, read)
     with torch.device("meta"):
         model = T5(config)
     model.load_state_dict(state, assign=True)
@@ -157,7 +184,9 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
         raise CheckpointError(f"{folder}: {error}") from error
 
 
-def load_state(folder: str | os.PathLike[str], config: ModelConfig) -> dict[str, Tensor]:
+def load_state(
+    folder: str | os.PathLike[str], config: ModelConfig, read: Read | None = None
+) -> dict[str, Tensor]:
     """Return the weights of a folder under our names, on the CPU, in fp32.
 
     Reads model.safetensors, or the shards that model.safetensors.index.json lists.
@@ -168,7 +197,7 @@ def load_state(folder: str | os.PathLike[str], config: ModelConfig) -> dict[str,
     folder = Path(folder)
     weights: dict[str, Tensor] = {}
     for path in _weight_files(folder):
-        weights.update(_read_safetensors(path))
+        weights.update((read or _read_safetensors)(path))
     _drop_tied_copies(weights, folder)
     ours = {theirs: ours for ours, theirs in key_table(config).items()}
     _check_names(weights, set(ours), str(folder / WEIGHTS_FILE))

@@ -140,8 +140,11 @@ def _workspace(size: int) -> Tensor:
 
 @functools.cache
 def _compiled() -> Callable[[Tensor, Tensor, int], Tensor]:
-    """Return `_to_gradient` as one kernel: a GPU would read and write the logits seven times."""
-    return torch.compile(_to_gradient, dynamic=False)
+    """Return `_to_gradient` as one kernel: a GPU would read and write the logits seven times.
+
+    The last rows of a batch are now more, now fewer: their number stays open from the second on.
+    """
+    return torch.compile(_to_gradient)
 
 
 def _to_gradient(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:

@@ -120,11 +120,11 @@ def main(asked: Mapping[str, Any]) -> Measured:
         start = gauge.finished(clock)
         with launched.accelerator.autocast():
             loss = engine.wrapped(*batch).loss_sum
-        launched.accelerator.backward(loss)
+        engine.backward(loss)
         middle = gauge.finished(clock)
         optim.set_rates(engine.optimizer, config.learning_rate, engine.rate_scales())
         engine.clip(config.clip_norm or math.inf)
-        engine.optimizer.step()
+        engine.optimizer.step()  # and not `update`: gradients may have to stay where they are
         microbatches.append(middle - start)
         steps.append(gauge.finished(clock) - middle)
     # The first one warms up: it compiles, and takes memory that later ones find.

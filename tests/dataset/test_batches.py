@@ -148,9 +148,29 @@ def test_processes_share_a_step_without_loss_or_repetition(num_processes, fixed_
             tokens = targets + sum(len(source) for source, _ in wanted)
             assert {share.num_target_tokens for share in shares} == {targets}
             assert {share.num_tokens for share in shares} == {tokens}
-            assert {share.num_rows for share in shares} == {len(wanted)}
+            assert all(np.array_equal(share.rows, order.rows(index)) for share in shares)
             epoch_rows += found
         assert sorted(epoch_rows) == sorted(rows_of(store, range(50)))
+
+
+@pytest.mark.parametrize("fixed_shapes", [False, True])
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+def test_what_is_in_a_share_does_not_depend_on_who_computes_it(num_processes, fixed_shapes):
+    store, order = random_store(90), Order(90, 40, seed=1)
+    limit = 600 if fixed_shapes else 64
+
+    def shares(processes, index):
+        return [
+            (share.number, [[t.tolist() for t in one.tensors()] for one in share.microbatches])
+            for rank in range(processes)
+            for share in Loader(
+                store, order, limit, rank, processes, fixed_shapes, num_shares=4
+            ).step(index).shares
+        ]  # fmt: skip
+
+    for index in range(3):  # the last one holds ten rows
+        assert shares(num_processes, index) == shares(4, index)
+        assert [number for number, _ in shares(num_processes, index)] == [0, 1, 2, 3]
 
 
 def test_compiled_models_meet_the_same_shapes_on_all_processes():
@@ -174,3 +194,4 @@ def test_steps_arrive_in_order_from_any_start(num_processes):
     assert [step.index for step in loader.steps(5, 12)] == list(range(5, 12))
     assert [list(map(pairs_of, s.microbatches)) for s in loader.steps(5, 12)] == whole[5:]
     assert list(loader.steps(3, 3)) == []
+    assert [step.index for step in loader.steps(5, 12, skipped={5, 7, 11})] == [6, 8, 9, 10]

@@ -38,7 +38,7 @@ def test_every_pair_is_in_one_group_and_no_group_is_too_large(lengths, limit, nu
 
 
 def test_processes_without_a_pair_get_an_empty_group_at_the_same_time_as_the_others():
-    groups = split(*sides([(3, 4), (5, 6)]), 100, num_processes=4)
+    groups = split(*sides([(3, 4), (5, 6)]), 100, num_shares=4)
     assert [len(group.positions) for group in groups] == [1, 1, 0, 0]
 
 

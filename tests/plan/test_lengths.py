@@ -29,7 +29,8 @@ def test_a_sample_has_the_lengths_that_the_store_will_have(folder):
     sampled, config = find(folder)
     assert not (folder.parent / "data").exists()
     assert sampled.basis == "all 70 pairs, tokenised"
-    prepared = prepare.prepare(config, prepare.locate(str(folder), finetune=False), None)
+    source = prepare.locate(str(folder), finetune=False)
+    prepared = prepare.prepare(config, source, prepare.find(source), None)
     exact, _ = find(folder)
     assert exact.is_prepared
     assert "exact" in exact.basis

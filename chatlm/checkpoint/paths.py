@@ -20,10 +20,15 @@ def step_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
+def saved_steps(run: Path) -> list[int]:
+    """Returns the steps that a run has checkpoint folders of, whole or not, oldest first."""
+    names = [path.name.removeprefix("step_") for path in run.glob("step_*/")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def whole_steps(run: Path) -> list[int]:
     """Returns the steps of a run's checkpoints that have a manifest, oldest first."""
-    names = [path.parent.name.removeprefix("step_") for path in run.glob(f"step_*/{MANIFEST}")]
-    return sorted(int(name) for name in names if name.isdigit())
+    return [step for step in saved_steps(run) if (run / step_name(step) / MANIFEST).is_file()]
 
 
 def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.checkpoint_paths import resolve_model
+from chatlm.checkpoint.paths import resolve_model
 from chatlm.errors import CheckpointError
 
 

@@ -49,6 +49,7 @@ def choose(config: TrainConfig) -> Path:
             f"cannot look into {config.out or OUT_ROOT} ({error.strerror}): name another out="
         ) from error
     if has_saved:
+        refuse_if_held(folder)  # who trains in it is the better answer
         raise ConfigError(
             f"{folder} already holds a run: go on with resume=True, or name another out="
         )

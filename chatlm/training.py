@@ -38,18 +38,23 @@ from chatlm.tokenizer import Tokenizer
 from chatlm.trainer import Place, Trainer
 
 
-def train(config: TrainConfig, source: Source, init_from: Path | None, stop: StopRequest) -> Path:
+def train(
+    config: TrainConfig, source: Source, init_from: Path | None, stop: StopRequest | None = None
+) -> Path:
     """Trains; returns the run folder.
 
     Args:
         config: resolved settings.
         source: where the pairs are.
         init_from: checkpoint folder whose weights and tokenizer the run starts from, or None.
-        stop: who knows whether the run is to stop.
+        stop: who knows whether the run is to stop; None: this training alone listens to signals.
 
     Raises:
         ChatLMError: what the user can mend; nothing that was there before is lost.
     """
+    if stop is None:
+        with StopRequest() as own:
+            return train(config, source, init_from, own)
     launched = launch(config)
     accelerator = launched.accelerator
     with Watchdog(accelerator, hang_seconds=config.hang_seconds) as watchdog:

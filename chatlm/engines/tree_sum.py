@@ -31,9 +31,14 @@ LOSS = 2
 
 
 def choose_shares(store: TokenStore, batch_size: int) -> int:
+    """Returns the shares for steps of so many pairs of a store."""
+    tokens = int(store.sources.offsets[-1] + store.targets.offsets[-1])
+    return shares_of(tokens * batch_size / len(store))
+
+
+def shares_of(step_tokens: float) -> int:
     """Returns the shares for steps of this size: 4, or fewer where they would be too small."""
-    tokens = int(store.sources.offsets[-1] + store.targets.offsets[-1]) * batch_size / len(store)
-    return next((n for n in (MOST_SHARES, 2) if tokens >= n * SHARE_TOKENS), 1)
+    return next((n for n in (MOST_SHARES, 2) if step_tokens >= n * SHARE_TOKENS), 1)
 
 
 def can_share(accelerator: Accelerator, config: TrainConfig) -> bool:

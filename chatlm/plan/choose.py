@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from chatlm.config import TrainConfig
+from chatlm.engines.tree_sum import shares_of
 from chatlm.plan import memory
 from chatlm.plan.lengths import Pairs
 from chatlm.plan.load import Load, filled
@@ -35,7 +36,7 @@ class Choice:
         split: Over processes.
         microbatch_tokens: The setting.
         microbatches: Of a mean step, one process; the accumulation.
-        accumulates: Whether some steps have several.
+        accumulates: Whether gradients of one are added to those of another.
         typical: A mean microbatch.
         largest: The largest one that may come.
         memory: Of a process, with the largest microbatch.
@@ -70,13 +71,21 @@ class Question:
         mean, spread = size * float(tokens.mean()), size**0.5 * float(tokens.std())
         return mean / self.processes, (mean + SPREAD * spread) / self.processes
 
+    def shares(self, split: Split) -> int:
+        """Returns the shares that one process computes of a step, one after the other."""
+        mean = self.step_tokens()[0] * self.processes
+        wanted = self.config.gradient_shares or shares_of(mean)
+        divides = wanted % self.processes == 0 and split.sharding in ("single", "ddp")
+        return wanted // self.processes if divides and not self.machine.is_cuda else 1
+
     def cut(self, split: Split, microbatch_tokens: int) -> Choice:
         """Returns what becomes of a step with this split and size."""
-        mean, largest = self.step_tokens()
-        microbatches = max(1.0, float(np.ceil(mean / microbatch_tokens)))
+        shares = self.shares(split)
+        mean, largest = (tokens / shares for tokens in self.step_tokens())
+        microbatches = shares * max(1.0, float(np.ceil(mean / microbatch_tokens)))
         accumulates = largest > microbatch_tokens
         sources, targets = self.pairs.some()
-        typical = filled(sources, targets, max(2, round(mean / microbatches)))
+        typical = filled(sources, targets, max(2, round(mean * shares / microbatches)))
         most = max(2, min(microbatch_tokens, round(largest)))
         longest = self.pairs.source_lengths.max(), self.pairs.target_lengths.max()
         candidates = [
@@ -84,7 +93,14 @@ class Question:
             filled(np.array([longest[0]]), np.array([longest[1]]), most),
         ]
         setup = Setup(
-            self.config, split, self.machine.is_cuda, self.half, accumulates, self.libraries
+            self.config,
+            split,
+            self.machine.is_cuda,
+            self.half,
+            accumulates,
+            self.libraries,
+            held_gradients=shares.bit_length() - 1,
+            keeps_snapshot=self.config.background_saves and not self.machine.is_cuda,
         )
         needs = [memory.predict(setup, load) for load in candidates]
         worst = max(range(len(needs)), key=lambda one: needs[one].total)

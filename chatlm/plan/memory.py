@@ -31,6 +31,7 @@ BUCKET_ENTRIES = 50_000_000
 STACK_COPIES = {"cpu": 24, "cuda": 18}
 """Bytes for each entry of the stack of matrices that Muon works on: fp32, on GPUs partly bf16."""
 LIBRARIES, CONTEXT, SLACK = "interpreter, libraries", "CUDA context", "allocator slack"
+SNAPSHOT = "copy that is being saved"
 SHARDINGS = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
 
 
@@ -97,6 +98,9 @@ class Setup:
         accumulates: Whether a step has several microbatches, so that gradients are there already
             when the activations of the next one are taken.
         libraries: Bytes of the interpreter and its libraries (CPU) or of the context (CUDA).
+        held_gradients: Sums over finished shares that wait while the last share is computed.
+        keeps_snapshot: Whether a copy of weights and moments is kept to be saved beside the
+            training. On GPUs it lies in the machine's memory, not in the card's.
     """
 
     config: TrainConfig
@@ -105,6 +109,8 @@ class Setup:
     half: bool
     accumulates: bool
     libraries: int
+    held_gradients: int = 0
+    keeps_snapshot: bool = False
 
     @property
     def width(self) -> int:
@@ -139,7 +145,7 @@ def predict(setup: Setup, load: Load) -> Memory:
     }
     name = max(moments, key=lambda one: moments[one])
     during = {
-        "gradients": gradients if setup.accumulates else 0.0,
+        "gradients": gradients * (setup.accumulates + setup.held_gradients),
         "activations": kept,
         name: moments[name],
     }
@@ -180,6 +186,8 @@ def _states(setup: Setup) -> tuple[dict[str, float], float]:
     if setup.split.sharding in ("zero3", "fsdp2"):
         states["gathered layers"] = width * _largest_gathered(config.model)
     states["optimizer state"] = optimizer_bytes(config) * moments
+    if setup.keeps_snapshot:
+        states[SNAPSHOT] = checkpoint_bytes(config)
     return states, width * trainable * gradients
 
 

@@ -8,7 +8,7 @@ import pytest
 from chatlm import cli
 from chatlm.config import TrainConfig
 from chatlm.errors import ConfigError
-from chatlm.plan import launch_line
+from chatlm.plan import launch_line, memory
 from chatlm.plan.cards import CARDS, card
 from chatlm.plan.choose import MARGIN, Question, choose, settled
 from chatlm.plan.lengths import Pairs
@@ -68,6 +68,31 @@ def test_short_steps_are_not_planned_for_microbatches_that_never_come():
     choice = choose(question(80, batch_size=8))
     assert choice.microbatches == 1
     assert choice.largest.num_tokens < 8 * (104 + 218)
+
+
+@pytest.mark.parametrize(
+    ("processes", "pairs", "shares"), [(1, 256, 4), (2, 256, 2), (1, 16, 2), (1, 4, 1), (3, 256, 1)]
+)
+def test_on_a_cpu_a_step_is_planned_in_the_shares_that_training_cuts(processes, pairs, shares):
+    asked = question(80, processes, is_cuda=False, batch_size=pairs, microbatch_tokens=10**6)
+    choice = choose(asked)
+    assert choice.microbatches == shares
+    mean = pairs * float(sum(side.mean() for side in LENGTHS)) / processes
+    assert choice.typical.num_tokens == pytest.approx(mean / shares, rel=0.01)
+
+
+def test_sums_of_shares_and_the_copy_that_is_saved_are_counted_on_a_cpu():
+    def parts(**changes):
+        asked = question(80, batch_size=256, microbatch_tokens=4096, **changes)
+        return choose(asked).memory.parts
+
+    config = cli.build(TrainConfig, {"optimizer": "adamw"})
+    on_cpu = parts(is_cuda=False)
+    assert on_cpu[memory.SNAPSHOT] == memory.checkpoint_bytes(config)
+    gradients = 4 * config.model.num_parameters()
+    assert on_cpu["gradients"] == 3 * gradients
+    assert memory.SNAPSHOT not in parts(is_cuda=False, background_saves=False)
+    assert memory.SNAPSHOT not in parts(is_cuda=True)
 
 
 def test_the_launch_line_starts_what_was_chosen():

@@ -5,6 +5,8 @@ line on stderr and exit with its code. Every other exception is a defect of Chat
 traceback. A message says what happened and where, what was expected or exists, and what to do.
 """
 
+import re
+
 
 class ChatLMError(Exception):
     """Base of all errors that a user can mend.
@@ -50,3 +52,12 @@ class NeighbourError(ChatLMError):
     """
 
     exit_code = 75
+
+
+def brief(error: BaseException) -> str:
+    """Returns what a library's error says, without the rest of its words.
+
+    Its first sentence, that is, and not the place in the library's source that may stand before it.
+    """
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^]]*\]\s*", "", first_line).partition(". ")[0]

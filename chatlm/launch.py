@@ -24,7 +24,7 @@ from accelerate.utils import (
 
 from chatlm import log
 from chatlm.config import TrainConfig
-from chatlm.errors import ConfigError, NeighbourError
+from chatlm.errors import ConfigError, NeighbourError, brief
 
 _OWN_ACCUMULATION = (
     "accelerate's yaml sets gradient_accumulation_steps: {}; remove it, batch_size= and "
@@ -127,7 +127,7 @@ def _meet(kwargs: dict[str, Any]) -> Accelerator:
         if os.environ.get("WORLD_SIZE", "1") == "1" or torch.distributed.is_initialized():
             raise
         raise NeighbourError(
-            f"the processes of the training did not come together ({str(error).splitlines()[0]}): "
+            f"the processes of the training did not come together ({brief(error)}): "
             "if one was killed, start again; otherwise check the launch command"
         ) from error
 

@@ -44,3 +44,18 @@ def test_a_log_that_cannot_be_written_ends_with_the_exit_code_of_full_disks(act)
             [sys.executable, "-c", f"{script}cli.run(main)"], stderr=full, check=False
         )
     assert done.returncode == 74
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "[/src/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:13709. This is typical.",
+            "Connection closed by peer [127.0.0.1]:13709",
+        ),
+        ("one\ntwo", "one"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_of_a_library_s_error_only_what_it_says_is_kept(text, words):
+    assert errors.brief(RuntimeError(text)) == words

@@ -6,6 +6,7 @@ must come to the bits of an uninterrupted run. Two of three launchers are real o
 is all that the slice of few faults has.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -102,7 +103,8 @@ def _kill_real(bench: Workbench, folder: Path, kind: str, seconds: list[float]) 
         time.sleep(0.02)
     seconds.append(time.monotonic() - began)
     for pid in left:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     _LIBC.prctl(_SUBREAPER, 1, 0, 0, 0)
     return left
 

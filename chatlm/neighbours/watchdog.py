@@ -29,7 +29,7 @@ from typing import Any
 import torch.distributed
 from accelerate import Accelerator, PartialState
 
-from chatlm.errors import ChatLMError, NeighbourError
+from chatlm.errors import ChatLMError, NeighbourError, brief
 from chatlm.neighbours import links
 from chatlm.neighbours.links import Client, Hub, Members, Offer, Verdict
 from chatlm.neighbours.processes import Process, this_process
@@ -83,8 +83,7 @@ class Watchdog:
             torch.distributed.all_gather_object(told, (this_process(), server and server.offer))
         except RuntimeError as error:
             raise NeighbourError(
-                f"another rank ended before the training began ({str(error).splitlines()[0]}): "
-                "start again"
+                f"another rank ended before the training began ({brief(error)}): start again"
             ) from error
         everyone: list[tuple[Process, Offer]] = told
         members = Members(self._rank, [process for process, _ in everyone], self._hang_seconds)

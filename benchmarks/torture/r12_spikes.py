@@ -66,6 +66,8 @@ def _case(
     spikes = sickness.wrong_labels("vocabulary", bad)
     inject = spikes if kind.startswith("vocabulary") else sickness.scaled_weights(step, FACTOR)
     if kind.endswith("killed"):
+        # A save beside the training may still be going on when the bad steps come.
+        how = how | {"background_saves": False}
         # In the first save on the way back: what is passed over must be known to the next start.
         kill = faults.die_at(folder, _operations_until(bench, how, step))
         killed = bench.start(folder, inject=faults.together([inject, kill]), **how).outcome()

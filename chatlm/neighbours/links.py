@@ -195,6 +195,11 @@ class Hub(_Link):
         server.listener.setblocking(False)
         self._selector.register(server.listener, selectors.EVENT_READ, None)
 
+    @property
+    def is_last(self) -> bool:
+        """Whether all other ranks have left."""
+        return not self._heard
+
     def gather(self) -> None:
         """Returns when all ranks have greeted: from then on none can miss what is told to all."""
         deadline = time.monotonic() + _GREETING_SECONDS
@@ -313,6 +318,11 @@ class Client(_Link):
         self._heard = time.monotonic()
         self._has_left = False
         self._selector.register(connection, selectors.EVENT_READ, self._line)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether rank 0 has left, which does so after all others."""
+        return self._has_left
 
     def turn(self) -> Turn:
         """Does what there is to do within half a second."""

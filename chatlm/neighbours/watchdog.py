@@ -41,6 +41,7 @@ STEP_FACTOR = 50
 """A step may take half an hour, or fifty times as long as the longest one, whichever is longer."""
 _BROKEN_COLLECTIVE_SECONDS = 2.0
 """How soon after a collective broke it is known whose end broke it."""
+_PAUSE_SECONDS = 0.02
 _OWN_END_SECONDS = 3.0
 """How long the main thread may take to come to an end of its own, when another rank has ended."""
 
@@ -67,6 +68,7 @@ class Watchdog:
         self._step_began: float | None = None
         self._link: Hub | Client | None = None
         self._stopping, self._broken = threading.Event(), threading.Event()
+        self._told_to_end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
@@ -97,10 +99,25 @@ class Watchdog:
     def stop(self, code: int = 0) -> None:
         """Ends watching; the others learn with which exit code this rank goes."""
         if self._link is not None and not self._stopping.is_set():
-            self._link.leave(code)
+            if code == 0:
+                self._leave_together(self._link)
+            else:
+                self._link.leave(code)
             self._stopping.set()
             self._thread.join()
             self._link.close()
+
+    def _leave_together(self, link: Hub | Client) -> None:
+        """Leaves when all others are about to: one that hangs at the very end is noticed too.
+
+        Rank 0 leaves last; until then it is told that others leave, and they hear its beats.
+        """
+        if isinstance(link, Client):
+            link.leave(0)
+        while not link.is_last and not self._told_to_end.wait(_PAUSE_SECONDS):
+            pass
+        if isinstance(link, Hub):
+            link.leave(0)
 
     def __enter__(self) -> "Watchdog":
         self.start()
@@ -144,7 +161,10 @@ class Watchdog:
     def _end(self, verdict: Verdict) -> None:
         """Ends this process, or lets it come to the end that it is about to reach by itself."""
         assert self._link is not None
-        given_up = time.monotonic() + (_OWN_END_SECONDS if verdict.code is not None else 0.0)
+        given_up = time.monotonic()
+        if verdict.code is not None:
+            given_up += _OWN_END_SECONDS
+            self._told_to_end.set()
         while not self._broken.is_set() and time.monotonic() < given_up:
             if self._stopping.wait(0.1):
                 return

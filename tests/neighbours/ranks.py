@@ -23,7 +23,8 @@ class Trial:
     """What happens to which of how many ranks, and where all of them are then.
 
     `fault` is a signal's name, or an exit code with which the rank ends by itself. `where` is
-    `compute`, `collective`, `wait` (rank 0 is busy and the others wait for it), or `start`.
+    `compute`, `collective`, `wait` (rank 0 is busy and the others wait for it), `start`, or `end`
+    (the others are done, this one not quite).
     """
 
     fault: str
@@ -82,6 +83,10 @@ def _be(trial: Trial, rank: int, port: int, printed: Path) -> None:
             if rank == trial.rank and trial.fault == "2":
                 raise ConfigError("no such thing")
             if rank == trial.rank and trial.fault == "0":
+                return 0
+            if trial.where == "end":
+                if rank == trial.rank:
+                    time.sleep(LONGEST_SECONDS)
                 return 0
             busy = trial.where == "compute" or (trial.where == "wait" and rank == 0)
             with watchdog.step():

@@ -67,7 +67,8 @@ def _case(
     else:
         # The last step of an epoch is short: its microbatches can be halved once.
         most = 1 if step % STEPS_PER_EPOCH == 0 else 2
-        microbatch, attempts = bench.random.randint(1, 2), bench.random.randint(1, most)
+        microbatch = bench.random.randint(1, 2 if ranks < 4 else 1)  # of four ranks each has one
+        attempts = bench.random.randint(1, most)
         rank = bench.random.randrange(ranks)
         fault = sickness.out_of_memory(kind, step, microbatch, attempts, rank)
     inject = faults.together([sickness.fed_once(record), fault])

@@ -101,9 +101,10 @@ class Watchdog:
         if self._link is not None and not self._stopping.is_set():
             if code == 0:
                 self._leave_together(self._link)
+                self._stopping.set()
             else:
+                self._stopping.set()  # before the others end, too, which would end this one
                 self._link.leave(code)
-            self._stopping.set()
             self._thread.join()
             self._link.close()
 
@@ -161,6 +162,8 @@ class Watchdog:
     def _end(self, verdict: Verdict) -> None:
         """Ends this process, or lets it come to the end that it is about to reach by itself."""
         assert self._link is not None
+        if self._stopping.is_set():
+            return  # this process has an error of its own to tell
         given_up = time.monotonic()
         if verdict.code is not None:
             given_up += _OWN_END_SECONDS

@@ -286,8 +286,12 @@ class Workbench:
         def write() -> None:
             from chatlm.dataset import token_store
 
-            stores = [token_store.open_store(one) for one in self.folder.glob("data/cache/tokens*")]
-            (train,) = [store for store in stores if len(store) == PAIRS]
+            # The first one that was made: scenarios that change the data make others.
+            made = sorted(
+                self.folder.glob("data/cache/tokens*"), key=lambda one: one.stat().st_ctime
+            )
+            stores = (token_store.open_store(one) for one in made)
+            train = next(store for store in stores if len(store) == PAIRS)
             path.write_text(json.dumps(fed.rows_of(train)))
 
         if not path.exists():

@@ -39,18 +39,23 @@ def run(count: int, bench: Workbench) -> Result:
     shares: list[float] = []
     delays: list[int] = []
     steps = SHORT if count <= FEW else LONG
-    for number in range(count):
+    done, number = 0, 0
+    while done < count and number < 3 * count:
         kind = KINDS[number % len(KINDS)]
+        number += 1
         step = bench.random.randint(2 * INTERVAL + 2, steps - 2 * INTERVAL)
         ranks = bench.random.choice((1, 1, 2))
         how: dict[str, Any] = SETTINGS | {"ranks": ranks, "max_steps": steps}
         problems = _case(bench, kind, step, how, shares, delays)
+        if problems is None:
+            continue
+        done += 1
         failures += [f"{kind} from step {step}, {ranks} ranks: {one}" for one in problems]
     figures = {
         "steps_until_noticed": max(delays, default=0),
         "largest_rise_of_the_final_loss": round(max(shares, default=0.0), 5),
     }
-    return Result("R12", TITLE, count, failures, figures)
+    return Result("R12", TITLE, done, failures, figures)
 
 
 def _case(
@@ -60,7 +65,8 @@ def _case(
     how: dict[str, Any],
     shares: list[float],
     delays: list[int],
-) -> list[str]:
+) -> list[str] | None:
+    """Injects once; returns what was not as promised, None if the kill came before the way back."""
     bad = list(range(step, step + IN_A_ROW))
     folder = bench.new_run("r12")
     spikes = sickness.wrong_labels("vocabulary", bad)
@@ -73,6 +79,8 @@ def _case(
         killed = bench.start(folder, inject=faults.together([inject, kill]), **how).outcome()
         if -9 not in killed.exit_codes:
             return [f"it was not killed, exit codes {killed.exit_codes}"]
+        if not any(line["event"] == "rewind" for line in killed.ledger):
+            return None  # killed before: the next start finds healthy weights, and nothing to skip
         inject = spikes if kind.startswith("vocabulary") else None
     outcome = bench.start(folder, inject=inject, **how).outcome()
     if outcome.exit_code or outcome.hung:

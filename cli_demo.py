@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 from chatlm import cli, terminal
-from chatlm.chat import ChatSession, ChatSettings, open_model
+from chatlm.chat.session import ChatSession
+from chatlm.chat.settings import ChatSettings
 from chatlm.checkpoint.paths import resolve_model
 from chatlm.errors import ConfigError
+from chatlm.inference.open import open_engine
 
 USAGE = """用法：
   python cli_demo.py [chat] [键=值 ...]          和模型对话
@@ -70,7 +72,7 @@ def chat(argv: Sequence[str]) -> int:
 
     if terminal.is_at_keyboard():
         print(f"正在打开 {folder} ...", file=sys.stderr, flush=True)
-    session = ChatSession(open_model(folder, config.device), config.chat_settings())
+    session = ChatSession(open_engine(folder, config.device), config.chat_settings())
     return terminal.talk(session, question)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from chatlm import cli
-from chatlm.chat import ChatSession, ChatSettings
+from chatlm.chat.session import ChatSession
+from chatlm.chat.settings import ChatSettings
 from chatlm.errors import ConfigError
 
 BARE = {"exit": "/exit", "quit": "/exit", "cls": "/cls"}
@@ -99,8 +100,8 @@ def _show(session: ChatSession, _argument: str) -> Outcome:
     turns = len(session.messages) // 2
     sent = "单轮模型，历史不会发给它" if session.is_single_turn else "发给模型的轮数上限"
     rows = {key: str(value) for key, value in asdict(session.settings).items()}
-    rows["model"] = session.backend.name
-    rows["history_turns"] = f"{session.backend.history_turns}（{sent}）"
+    rows["model"] = session.engine.name
+    rows["history_turns"] = f"{session.engine.limits.history_turns}（{sent}）"
     rows["history"] = f"{turns} 轮"
     return Outcome(table(rows))
 

@@ -54,6 +54,12 @@ class NeighbourError(ChatLMError):
     exit_code = 75
 
 
+class EngineError(ChatLMError):
+    """The model failed while it answered; other answers are not touched."""
+
+    exit_code = 1
+
+
 def brief(error: BaseException) -> str:
     """Returns what a library's error says, without the rest of its words.
 

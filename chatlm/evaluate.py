@@ -22,7 +22,8 @@ from chatlm.dataset.batches import collate, lengths_of
 from chatlm.dataset.order import Rows
 from chatlm.dataset.packing import split
 from chatlm.dataset.token_store import TokenStore
-from chatlm.generate import GenerationConfig, generate
+from chatlm.generate import generate
+from chatlm.generation_config import GenerationConfig
 from chatlm.model.t5 import T5
 from chatlm.tokenizer import Tokenizer
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chatlm import cli, evaluate, run_folder
-from chatlm.chat import open_model
 from chatlm.checkpoint.paths import resolve_model
 from chatlm.config import TrainConfig
 from chatlm.corpus.example import Example
 from chatlm.dataset import prepare
 from chatlm.errors import CheckpointError, ConfigError, DataError
-from chatlm.generate import GenerationConfig
+from chatlm.generation_config import GenerationConfig
+from chatlm.inference.open import open_torch_engine
 
 
 def make(
@@ -37,14 +37,14 @@ def make(
     examples = evaluate.read_examples(Path(data) if data else _test_part(folder), pairs)
     if not examples:
         raise DataError(f"{data or 'the test part'} holds no pairs")
-    backend = open_model(folder, device)
+    engine = open_torch_engine(folder, device)
     given = evaluate.answers(
-        backend.model,
-        backend.tokenizer,
+        engine.model,
+        engine.tokenizer,
         [example.prompt for example in examples],
-        GenerationConfig(max_new_tokens=backend.max_new_tokens, num_beams=num_beams),
-        max_source_tokens=backend.max_source_tokens,
-        device=next(backend.model.parameters()).device,
+        GenerationConfig(max_new_tokens=engine.limits.max_new_tokens, num_beams=num_beams),
+        max_source_tokens=engine.limits.max_source_tokens,
+        device=next(engine.model.parameters()).device,
     )
     return "\n".join([str(folder), *_figures(examples, given), *_quotes(examples, given, show)])
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from chatlm.chat import ChatSession
+from chatlm.chat.session import ChatSession
 from chatlm.commands import NAMES, Outcome, execute, is_command
 from chatlm.corpus.conversation import ASSISTANT, USER
 from chatlm.errors import ChatLMError
@@ -99,11 +99,11 @@ def converse(session: ChatSession, reader: Reader, screen: Screen) -> int:
 
 
 def _greet(session: ChatSession, screen: Screen) -> None:
-    screen.line(f"ChatLM · {session.backend.name}")
+    screen.line(f"ChatLM · {session.engine.name}")
     if session.is_single_turn:
         screen.line("单轮模型：每个问题单独回答，历史只保存，不发给模型。")
     else:
-        screen.line(f"多轮模型：最近 {session.backend.history_turns} 轮对话会一起发给模型。")
+        screen.line(f"多轮模型：最近 {session.engine.limits.history_turns} 轮对话会一起发给模型。")
     screen.line("/help 显示命令，Ctrl-C 停止回答，Ctrl-D 退出。")
 
 

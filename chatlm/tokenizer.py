@@ -11,15 +11,18 @@ published BPE, is read through the `tokenizers` library and has the same interfa
 import hashlib
 import json
 import os
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
 import tokenizers
 from tokenizers import decoders, models, processors
 
-from chatlm.errors import CheckpointError
+from chatlm import untrusted
+from chatlm.errors import CheckpointError, brief
 from chatlm.tokenizer_engines import (
     Engine,
     FlatIds,
@@ -51,6 +54,9 @@ HOW_TO_MAKE = "make one with: python -m utils.train_tokenizer data=data/train.pa
 NEVER = -1e6
 # The parts of a tokenizer.json that decide which ids a text gets.
 DECIDING = ("normalizer", "pre_tokenizer", "model", "added_tokens")
+MOST_BYTES = 1 << 27
+"""Of a tokenizer's file; the largest published ones have some 30 MB."""
+_TRIAL = "你好, world 1+1=2？\n\t</s><0x41> 👩🏽‍💻\u0000\u202e"
 USUAL_NAMES = {"pad": (PAD, "[PAD]"), "eos": (EOS, "[EOS]"), "unk": (UNK, "[UNK]")}
 
 
@@ -89,7 +95,9 @@ class Tokenizer:
                 raise CheckpointError(
                     f"the tokenizer has no {role} token: name it as '{role}_token' in {CONFIG_FILE}"
                 )
-        self.pad_id, self.eos_id, self.unk_id = ids["pad"], ids["eos"], ids.get("unk")
+        self.pad_id: int = ids["pad"]
+        self.eos_id: int = ids["eos"]
+        self.unk_id: int | None = ids.get("unk")
 
     @classmethod
     def train(
@@ -142,16 +150,18 @@ class Tokenizer:
         model_path = folder / MODEL_FILE
         model = None
         if _is_plain_unigram(parts) and model_path.is_file():
-            model = model_path.read_bytes()
-        # The libraries raise bare exceptions for content that is JSON, or bytes, but no tokenizer.
+            model = _model_of(folder, parts["model"]["vocab"])
+        # The libraries raise bare exceptions for content that is JSON, or bytes, but no tokenizer,
+        # and `tokenizers` one that is not even an Exception. Some come only when it is used.
         try:
             tokenizer = cls(definition, config, model)
+            tokenizer.decode(tokenizer.encode(_TRIAL))
         except CheckpointError:
             raise
-        except Exception as error:
-            raise _damaged(folder, str(error)) from error
-        if model is not None and _vocabulary(tokenizer._pieces) != parts["model"]["vocab"]:
-            raise _damaged(folder, f"{MODEL_FILE} and {TOKENIZER_FILE} are of different tokenizers")
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise _damaged(folder, brief(error)) from error
         return tokenizer
 
     def save(self, folder: str | Path) -> None:
@@ -235,6 +245,40 @@ def _vocabulary(pieces: Iterable[Piece]) -> list[list[str | float]]:
     return [[piece.text, piece.score if piece.kind is Kind.NORMAL else NEVER] for piece in pieces]
 
 
+def _model_of(folder: Path, vocabulary: Any) -> bytes:
+    """Returns a folder's SentencePiece model, which must be the one of its tokenizer.json.
+
+    It is compared with what we would write, byte for byte: SentencePiece, which is careless with
+    damaged files, never sees another one.
+
+    Raises:
+        CheckpointError: it is another one.
+    """
+    try:
+        model = untrusted.read_bytes(folder / MODEL_FILE, MOST_BYTES)
+        is_same = model == model_bytes(_pieces_of(vocabulary))
+    except (OSError, ValueError, TypeError, OverflowError, struct.error) as error:
+        raise _damaged(folder, f"{MODEL_FILE} or {TOKENIZER_FILE}: {error}") from error
+    if not is_same:
+        raise _damaged(folder, f"{MODEL_FILE} and {TOKENIZER_FILE} are of different tokenizers")
+    return model
+
+
+def _pieces_of(vocabulary: Any) -> list[Piece]:
+    """Returns the pieces of a tokenizer.json's vocabulary: the reverse of `_vocabulary`."""
+    kinds = {PAD: Kind.CONTROL, EOS: Kind.CONTROL, UNK: Kind.UNKNOWN}
+    pieces = []
+    for text, score in vocabulary:
+        if not isinstance(text, str) or type(score) not in (int, float) or not isfinite(score):
+            raise ValueError("an entry of the vocabulary is no text with a score")
+        is_fixed = score == NEVER
+        kind = kinds.get(text, Kind.BYTE) if is_fixed else Kind.NORMAL
+        pieces.append(Piece(text, 0.0 if is_fixed else float(score), kind))
+    if len(pieces) < len(kinds):
+        raise ValueError("the vocabulary is empty")
+    return pieces
+
+
 def _definition(pieces: Sequence[Piece]) -> str:
     """Returns the tokenizer.json of the pieces.
 
@@ -290,13 +334,12 @@ def _special_ids(definition: str, config: Mapping[str, Any]) -> dict[str, int]:
 def _read_json(path: Path) -> tuple[str, dict[str, Any]]:
     """Returns a JSON file's text and content."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
+        text = untrusted.read_text(path, MOST_BYTES)
+        return text, untrusted.parsed(text)
     except (OSError, ValueError) as error:
-        raise _damaged(path.parent, f"{path.name}: {error}") from error
-    if not isinstance(content, dict):
-        raise _damaged(path.parent, f"{path.name} holds no JSON object")
-    return text, content
+        kind = untrusted.format_of(path)
+        why = f"it is {kind}, which is not opened" if kind else error
+        raise _damaged(path.parent, f"{path.name}: {why}") from error
 
 
 def _damaged(folder: Path, reason: str) -> CheckpointError:

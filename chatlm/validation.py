@@ -19,7 +19,7 @@ from chatlm.corpus.example import Example
 from chatlm.dataset.order import permutation
 from chatlm.dataset.prepare import Prepared
 from chatlm.evaluate import Loss, Scores
-from chatlm.generate import GenerationConfig
+from chatlm.generation_config import GenerationConfig
 from chatlm.model.t5 import T5
 
 TEST_PAIRS = 1024

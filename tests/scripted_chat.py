@@ -6,19 +6,25 @@ python scripted_chat.py [seconds a piece] [history turns] [question]
 import itertools
 import os
 import sys
-import time
-from collections.abc import Generator
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from chatlm import cli, terminal
-from chatlm.chat import ChatSession, ChatSettings
+from chatlm.chat.session import ChatSession
 from chatlm.errors import ConfigError
+from chatlm.generation_config import GenerationConfig
+from chatlm.inference.engine import Failed, Finished, Limits, OnEvent, Request, Tokens
 
+FAILURE = "<the engine fails here>"
 ANSWERS = {
     "你好": ["你好", "！", "很高兴", "见到你。"],
     "写两行": ["第一行", "\n", "第二行"],
     "攻击": ["安", "\x1b[3", "1m全\x1b]0;标", "题\x07", "\u202e的\x9b2J", "。\x00\x7f"],
     "慢": ["字"] * 1000,
+    "空": [],
+    "错": ["半", FAILURE],
 }
 
 PROGRAM = [sys.executable, str(Path(__file__).resolve())]
@@ -41,40 +47,107 @@ def environment(state: Path, **changes: str) -> dict[str, str]:
     return inherited | ours | changes
 
 
-class ScriptedBackend:
-    """Answers from a table, otherwise with what it was asked; a prompt fits up to 40 characters."""
+class Pieces:
+    """A tokenizer whose answer ids stand for pieces of any length; a prompt has one a character."""
+
+    eos_id = 1
+    _PIECES: ClassVar[list[str]] = []
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(char) + 2 for char in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self._PIECES[one] for one in ids)
+
+    def stream(self) -> "Pieces":
+        return self
+
+    def push(self, token_id: int) -> str:
+        return self._PIECES[token_id]
+
+    def flush(self) -> str:
+        return ""
+
+    def id_of(self, piece: str) -> int:
+        if piece not in self._PIECES:
+            self._PIECES.append(piece)
+        return self._PIECES.index(piece)
+
+    def prompt(self, ids: Sequence[int]) -> str:
+        assert ids[-1] == self.eos_id
+        return "".join(chr(one - 2) for one in ids[:-1])
+
+
+class Cancel:
+    """A ticket of a scripted answer."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def cancel(self) -> None:
+        self.event.set()
+
+
+class ScriptedEngine:
+    """Answers from a table, otherwise with what it was asked; a prompt fits up to 40 characters.
+
+    Attributes:
+        prompts, configs: what it was asked so far. ended: how each answer ended, in that order.
+    """
 
     name = "scripted"
+    kind = "scripted"
+    max_streams = 8
 
     def __init__(self, history_turns: int = 0, seconds_a_piece: float = 0.0) -> None:
-        self.history_turns = history_turns
+        self.limits = Limits(41, 2000, history_turns)
+        self.tokenizer = Pieces()
         self.seconds_a_piece = seconds_a_piece
         self.prompts: list[str] = []
-        self.settings: list[ChatSettings] = []
-        self.closed = 0
+        self.configs: list[GenerationConfig] = []
+        self.ended: list[str] = []
 
-    def fits(self, prompt: str) -> bool:
-        return len(prompt) <= 40
+    def check(self, config: GenerationConfig) -> None:
+        if config.top_k == 13:
+            raise ConfigError("top_k=13: this engine does not like it")
 
-    def check(self, settings: ChatSettings) -> None:
-        if settings.temperature < 0:
-            raise ConfigError(f"temperature={settings.temperature}: expected 0 or more")
-
-    def stream(self, prompt: str, settings: ChatSettings) -> Generator[str]:
+    def start(self, request: Request, on_event: OnEvent) -> Cancel:
+        ticket = Cancel()
+        prompt = self.tokenizer.prompt(request.source_ids)
         self.prompts.append(prompt)
-        self.settings.append(settings)
-        try:
-            for piece in ANSWERS.get(prompt, [f"您问的是「{prompt}」"]):
-                time.sleep(self.seconds_a_piece)
-                yield piece
-        finally:
-            self.closed += 1
+        self.configs.append(request.config)
+        arguments = (self.pieces(prompt), request.config.max_new_tokens, on_event, ticket.event)
+        threading.Thread(target=self._answer, args=arguments, daemon=True).start()
+        return ticket
+
+    def pieces(self, prompt: str) -> list[str]:
+        return ANSWERS.get(prompt, [f"您问的是「{prompt}」"])
+
+    def _answer(
+        self, pieces: list[str], most: int, on_event: OnEvent, cancelled: threading.Event
+    ) -> None:
+        for piece in pieces[:most]:
+            if piece == FAILURE:
+                self.ended.append("failed")
+                on_event(Failed("out of memory"))
+                return
+            if cancelled.wait(self.seconds_a_piece):
+                self.ended.append("cancelled")
+                on_event(Finished("cancelled"))
+                return
+            on_event(Tokens((self.tokenizer.id_of(piece),)))
+        reason = "length" if len(pieces) > most else "stop"
+        self.ended.append(reason)
+        on_event(Finished(reason))
+
+    def close(self) -> None:
+        pass
 
 
 def session(history_turns: int = 0, seconds_a_piece: float = 0.0) -> ChatSession:
     """Returns a session whose every answer takes half a second by its clock."""
-    ticks = itertools.count(0.0, 0.5)
-    return ChatSession(ScriptedBackend(history_turns, seconds_a_piece), clock=lambda: next(ticks))
+    ticks = itertools.count(0.0, 0.25)  # at the start, at the first token and at the end
+    return ChatSession(ScriptedEngine(history_turns, seconds_a_piece), clock=lambda: next(ticks))
 
 
 def main(argv: list[str]) -> int:

@@ -9,8 +9,10 @@ import pytest
 from tiny_checkpoint import make_checkpoint
 
 import cli_demo
-from chatlm.chat import ChatSession, ChatSettings, open_model
+from chatlm.chat.session import ChatSession
+from chatlm.chat.settings import ChatSettings
 from chatlm.errors import CheckpointError, ConfigError
+from chatlm.inference.open import open_engine
 from chatlm.sanitize import sanitize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +43,8 @@ def run(
 
 
 def expected_answer(project: Path, question: str) -> str:
-    backend = open_model(project / "out" / "train-001" / "step_000500", "cpu")
-    chat = ChatSession(backend, ChatSettings(temperature=1.5, seed=5, min_new_tokens=4))
+    engine = open_engine(project / "out" / "train-001" / "step_000500", "cpu")
+    chat = ChatSession(engine, ChatSettings(temperature=1.5, seed=5, min_new_tokens=4))
     return sanitize("".join(chat.ask(question)))
 
 

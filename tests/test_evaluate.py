@@ -15,7 +15,7 @@ from chatlm.corpus import store
 from chatlm.corpus.example import Example
 from chatlm.dataset import token_store
 from chatlm.dataset.token_store import Limits
-from chatlm.generate import GenerationConfig
+from chatlm.generation_config import GenerationConfig
 from chatlm.model.t5 import T5
 from chatlm.tokenizer import Tokenizer
 from tests import tiny_data

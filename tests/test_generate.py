@@ -12,7 +12,8 @@ from transformers import (
 )
 
 from chatlm.errors import ConfigError
-from chatlm.generate import GenerationConfig, generate, sampling_probabilities, stream
+from chatlm.generate import generate, sampling_probabilities, stream
+from chatlm.generation_config import GenerationConfig
 from chatlm.model.config import FEED_FORWARDS
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 1], [11, 3, 1, 0, 0, 0], [20, 31, 42, 53, 1, 0]])

@@ -252,7 +252,9 @@ def test_continuous_integration_runs_the_test_command_as_printed() -> None:
 
 
 def test_the_example_in_python_answers_as_the_chat_does(tmp_path: Path) -> None:
-    from chatlm.chat import ChatSession, ChatSettings, open_model
+    from chatlm.chat.session import ChatSession
+    from chatlm.chat.settings import ChatSettings
+    from chatlm.inference.open import open_engine
 
     (example,) = blocks(read("README.md"), "python")
     folder = make_checkpoint(tmp_path / "out" / "train-001" / "step_000500")
@@ -264,7 +266,7 @@ def test_the_example_in_python_answers_as_the_chat_does(tmp_path: Path) -> None:
         check=True,
     )
     settings = ChatSettings(max_new_tokens=96)
-    ours = "".join(ChatSession(open_model(folder, "cpu"), settings).ask("你好"))
+    ours = "".join(ChatSession(open_engine(folder, "cpu"), settings).ask("你好"))
     assert done.stdout == f"{ours}\n"
     assert ours
 

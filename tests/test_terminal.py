@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scripted_chat import DEADLINE_SECONDS, GREETING, PROGRAM, environment, session
 
-from chatlm.chat import ChatSession
+from chatlm.chat.session import ChatSession
 from chatlm.terminal import HINT, Screen, answer_lines, clean_input, converse, history_file
 
 # --- at a keyboard, in memory ---------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_mistakes_stay_in_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
         "error: temperature=hot is not a valid float (Value 'hot' of type 'str' could not be "
         "converted to Float)\n"
         "用户：/set temperature=-1\n"
-        "error: temperature=-1.0: expected 0 or more\n"
+        "error: temperature=-1.0: expected 0 (greedy) or more\n"
         "用户：/set\n"
         "error: /set needs key=value, for example /set temperature=0.7\n"
         "用户：/load\n"
@@ -144,6 +144,7 @@ def test_mistakes_stay_in_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
         "repetition_penalty    1.0\n"
         "no_repeat_ngram_size  0\n"
         "seed                  None\n"
+        "stop                  []\n"
         "model                 scripted\n"
         "history_turns         0（单轮模型，历史不会发给它）\n"
         "history               0 轮\n"

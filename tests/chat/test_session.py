@@ -4,17 +4,19 @@ import stat
 from pathlib import Path
 
 import pytest
-from scripted_chat import ScriptedBackend, session
+from scripted_chat import ScriptedEngine, session
 from tiny_checkpoint import make_checkpoint
 
-from chatlm.chat import ChatSession, ChatSettings, Message, open_model
-from chatlm.errors import ChatLMError, CheckpointError, ConfigError, DataError
-from chatlm.tokenizer import Tokenizer
+from chatlm.chat.prompt import Message
+from chatlm.chat.session import ChatSession
+from chatlm.chat.settings import ChatSettings
+from chatlm.errors import ConfigError, DataError, EngineError
+from chatlm.inference.open import open_engine
 
 
-def scripted(chat: ChatSession) -> ScriptedBackend:
-    assert isinstance(chat.backend, ScriptedBackend)
-    return chat.backend
+def scripted(chat: ChatSession) -> ScriptedEngine:
+    assert isinstance(chat.engine, ScriptedEngine)
+    return chat.engine
 
 
 def say(chat: ChatSession, question: str) -> str:
@@ -39,41 +41,59 @@ def test_a_multi_turn_model_gets_its_latest_turns() -> None:
         say(chat, question)
     assert scripted(chat).prompts[0] == "你好"
     assert scripted(chat).prompts[1] == "用户：你好\n助手：你好！很高兴见到你。\n用户：甲\n助手："
-    assert "你好" not in chat.prompt("丙")
+    assert "你好" not in scripted(chat).prompts[2]
 
 
 def test_turns_that_do_not_fit_are_left_out_oldest_first() -> None:
     chat = session(history_turns=9)
     for i in range(4):
         chat.messages += [Message("user", f"问{i}" * 2), Message("assistant", f"答{i}" * 2)]
-    assert chat.prompt("丙丙") == "用户：问3问3\n助手：答3答3\n用户：丙丙\n助手："
-    assert chat.prompt("很长的问题" * 20) == "很长的问题" * 20
+    say(chat, "丙丙")
+    assert scripted(chat).prompts == ["用户：问3问3\n助手：答3答3\n用户：丙丙\n助手："]
+    assert chat.prompt is not None
+    assert (chat.prompt.turns, chat.prompt.is_cut) == (1, False)
+    say(chat, "很长的问题" * 20)
+    assert scripted(chat).prompts[1] == "很长的问题" * 8
+    assert (chat.prompt.turns, chat.prompt.is_cut) == (0, True)
 
 
 def test_a_stopped_answer_is_kept_as_far_as_it_came() -> None:
-    chat = session()
+    chat = session(seconds_a_piece=0.01)
     answer = chat.ask("慢")
     assert [next(answer), next(answer)] == ["字", "字"]
     answer.close()
     assert chat.messages == [Message("user", "慢"), Message("assistant", "字字")]
-    assert scripted(chat).closed == 1
-    assert (chat.last.tokens, chat.last.seconds) == (2, 0.5)
+    assert scripted(chat).ended == ["cancelled"]
+    assert (chat.last.tokens, chat.last.seconds, chat.reason) == (2, 0.5, "cancelled")
 
 
 def test_an_answer_of_nothing_or_with_an_error_leaves_no_trace() -> None:
-    class Failing(ScriptedBackend):
-        def stream(self, prompt, settings):
-            yield from [] if prompt == "空" else ["半"]
-            if prompt == "错":
-                raise RuntimeError("out of memory")
-
-    chat = ChatSession(Failing())
+    chat = session()
     assert say(chat, "空") == ""
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(EngineError, match="out of memory"):
         say(chat, "错")
     assert chat.messages == []
-    assert say(chat, "好") == "半"
+    assert chat.reason is None
+    assert say(chat, "你好")
     assert len(chat.messages) == 2
+    assert (chat.total.answers, chat.reason) == (2, "stop")
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_said() -> None:
+    chat = session()
+    chat.settings = ChatSettings(stop=["兴见", "没有的"])
+    assert say(chat, "你好") == "你好！很高"
+    assert (chat.reason, chat.last.tokens) == ("stop", 4)
+    assert scripted(chat).ended in (["cancelled"], ["stop"])
+    chat.settings = ChatSettings(stop=["。。"])
+    assert say(chat, "你好") == "你好！很高兴见到你。"
+
+
+def test_the_longest_answer_ends_by_its_length() -> None:
+    chat = session()
+    chat.settings = ChatSettings(max_new_tokens=2)
+    assert say(chat, "你好") == "你好！"
+    assert chat.reason == "length"
 
 
 def test_retry_takes_the_answer_back_and_samples_once() -> None:
@@ -83,9 +103,10 @@ def test_retry_takes_the_answer_back_and_samples_once() -> None:
     question, answer = chat.retry()
     assert (question, "".join(answer)) == ("你好", "你好！很高兴见到你。")
     assert len(chat.messages) == 2
-    first, second = scripted(chat).settings
-    assert first == chat.settings
-    assert second == ChatSettings(repetition_penalty=1.2, temperature=0.8)
+    first, second = scripted(chat).configs
+    assert first == chat.settings.resolve(chat.engine.limits)
+    again = ChatSettings(repetition_penalty=1.2, temperature=0.8)
+    assert second == again.resolve(chat.engine.limits)
 
 
 def test_retry_keeps_settings_that_sample() -> None:
@@ -93,7 +114,7 @@ def test_retry_keeps_settings_that_sample() -> None:
     chat.settings = ChatSettings(temperature=0.3)
     say(chat, "你好")
     "".join(chat.retry()[1])
-    assert scripted(chat).settings[1] == chat.settings
+    assert scripted(chat).configs[1] == scripted(chat).configs[0]
 
 
 def test_there_is_nothing_to_retry_at_first() -> None:
@@ -107,7 +128,11 @@ def test_settings_are_checked_when_they_are_set() -> None:
         chat.settings = ChatSettings(temperature=-1)
     assert chat.settings == ChatSettings()
     with pytest.raises(ConfigError, match="temperature=-1"):
-        ChatSession(ScriptedBackend(), ChatSettings(temperature=-1))
+        ChatSession(ScriptedEngine(), ChatSettings(temperature=-1))
+    with pytest.raises(ConfigError, match="this engine does not like it"):
+        chat.settings = ChatSettings(top_k=13)
+    with pytest.raises(ConfigError, match="stop=''"):
+        ChatSettings(stop=[""])
 
 
 def test_stats_count_every_piece() -> None:
@@ -166,7 +191,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         session().save(tmp_path / "no" / "folder.json")
 
 
-# --- a real model ---------------------------------------------------------------------------------
+# --- a real model --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -177,34 +202,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SAMPLING = ChatSettings(temperature=2.0, seed=5, min_new_tokens=4)
 
 
-def test_a_real_model_answers_as_generate_does(folder: Path) -> None:
-    import torch
-
-    from chatlm import generate
-
-    backend = open_model(folder, "cpu")
-    for settings in (ChatSettings(), SAMPLING, ChatSettings(num_beams=3, max_new_tokens=5)):
-        ids = [*backend.tokenizer.encode("今天天气"), backend.tokenizer.eos_id]
-        input_ids = torch.tensor([ids])
-        config = backend._config(settings)
-        expected = generate.generate(backend.model, input_ids, torch.ones_like(input_ids), config)[
-            0
-        ]
-        pieces = list(backend.stream("今天天气", settings))
-        assert "".join(pieces) == backend.tokenizer.decode(expected)
-        assert len(expected) <= len(pieces) <= len(expected) + 1
-    assert backend._config(ChatSettings()).max_new_tokens == 9
-
-
 def test_a_long_prompt_is_cut_as_in_training(folder: Path) -> None:
-    backend = open_model(folder, "cpu")
-    assert backend.fits("a" * 11)
-    assert not backend.fits("a" * 12)
-    assert list(backend.stream("a" * 500, SAMPLING)) == list(backend.stream("a" * 11, SAMPLING))
+    chat = ChatSession(open_engine(folder, "cpu"), SAMPLING)
+    answer = say(chat, "a" * 500)
+    assert chat.prompt is not None
+    assert len(chat.prompt.ids) == chat.engine.limits.max_source_tokens
+    assert say(chat, "a" * 11) == answer
+    assert not chat.prompt.is_cut
 
 
 def test_a_seed_repeats_an_answer_and_closing_ends_it(folder: Path) -> None:
-    chat = ChatSession(open_model(folder, "cpu"), SAMPLING)
+    chat = ChatSession(open_engine(folder, "cpu"), SAMPLING)
     first = say(chat, "你好")
     assert say(chat, "你好") == first
     answer = chat.ask("你好")
@@ -214,41 +222,10 @@ def test_a_seed_repeats_an_answer_and_closing_ends_it(folder: Path) -> None:
 
 
 def test_control_text_in_a_question_is_text(folder: Path) -> None:
-    backend = open_model(folder, "cpu")
-    assert list(backend.stream("</s><pad>", SAMPLING)) != list(backend.stream("", SAMPLING))
+    chat = ChatSession(open_engine(folder, "cpu"), SAMPLING)
+    assert say(chat, "</s><pad>") != say(chat, "")
 
 
 def test_settings_that_generation_refuses_are_refused_before_the_first_answer(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"top_p=3\.0"):
-        ChatSession(open_model(folder, "cpu"), ChatSettings(top_p=3.0))
-
-
-def test_unknown_devices_are_refused(folder: Path) -> None:
-    for device in ("gpu", "cuda:99"):
-        with pytest.raises(ConfigError, match=f"device={device} cannot be used here"):
-            open_model(folder, device)
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "config.json"])
-def test_an_incomplete_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
-    for path in folder.iterdir():
-        if path.name != name:
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(CheckpointError, match=name):
-        open_model(tmp_path, "cpu")
-
-
-def test_a_damaged_chat_file_is_refused(folder: Path, tmp_path: Path) -> None:
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "chat.json").write_text('{"max_source_tokens": "many"}')
-    with pytest.raises(CheckpointError, match=r"chat\.json is damaged"):
-        open_model(tmp_path, "cpu")
-
-
-def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    Tokenizer.train([f"第{i}个问题，有{chr(0x4E00 + i)}字" for i in range(300)]).save(tmp_path)
-    with pytest.raises(ChatLMError, match=r"the tokenizer has .* ids but the model only"):
-        open_model(tmp_path, "cpu")
+        ChatSession(open_engine(folder, "cpu"), ChatSettings(top_p=3.0))

@@ -1,0 +1,1 @@
+"""Conversations: messages in, the text of answers out, over any engine."""

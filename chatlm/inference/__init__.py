@@ -1,0 +1,1 @@
+"""One model that answers many requests at once; token ids only, no text."""

@@ -19,12 +19,13 @@ CHAT_FILE = "chat.json"
 CT2_FILE = "ct2.json"
 
 
-def open_engine(folder: Path, device: str = "auto") -> Engine:
+def open_engine(folder: Path, device: str = "auto", *, threads: int = 0) -> Engine:
     """Returns the engine of a folder.
 
     Args:
         folder: a checkpoint, or an exported model (it has ct2.json).
         device: "auto", "cpu", "cuda", "mps" or one of them with a number.
+        threads: that compute on a CPU; 0: all cores.
 
     Raises:
         CheckpointError: a file is missing or damaged, or model and tokenizer do not match.
@@ -33,17 +34,19 @@ def open_engine(folder: Path, device: str = "auto") -> Engine:
     if (folder / CT2_FILE).is_file():
         from chatlm.inference.ct2_engine import open_ct2_engine
 
-        return open_ct2_engine(folder, read_limits(folder), Tokenizer.load(folder), device)
-    return open_torch_engine(folder, device)
+        limits, tokenizer = read_limits(folder), Tokenizer.load(folder)
+        return open_ct2_engine(folder, limits, tokenizer, device, threads=threads)
+    return open_torch_engine(folder, device, threads=threads)
 
 
-def open_torch_engine(folder: Path, device: str = "auto") -> "TorchEngine":
+def open_torch_engine(folder: Path, device: str = "auto", *, threads: int = 0) -> "TorchEngine":
     """Returns the engine of a checkpoint folder.
 
     Args:
         folder: with config.json, model.safetensors, the tokenizer, and chat.json (what the chat has
             to know of the training), without which the limits of a base run are taken.
         device: "auto", "cpu", "cuda", "mps" or one of them with a number.
+        threads: that compute on a CPU; 0: all cores.
 
     Raises:
         CheckpointError: a file is missing or damaged, or model and tokenizer do not match.
@@ -52,9 +55,13 @@ def open_torch_engine(folder: Path, device: str = "auto") -> "TorchEngine":
     limits = read_limits(folder)
     tokenizer = Tokenizer.load(folder)
 
+    import torch
+
     from chatlm.inference.torch_engine import TorchEngine, torch_device
     from chatlm.model.hf import load_pretrained
 
+    if threads:
+        torch.set_num_threads(threads)
     model = load_pretrained(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise CheckpointError(

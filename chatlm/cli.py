@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar, get_type_hints
 
-from chatlm import log
+from chatlm import log, untrusted
 from chatlm.errors import ChatLMError, ConfigError
+from chatlm.sanitize import sanitize
 
 T = TypeVar("T")
 Layer = Mapping[str, Any]
@@ -96,12 +97,13 @@ def overrides(
         if name != key:
             log.info(f"'{key}' is called '{name}' today: read as {name}={value}")
         if name == "config" and "config" not in known:
-            from_file.update(read_config_file(Path(value)))
+            found = read_config_file(Path(value))
+            problems += [f"{_unknown(one, known)} ({value})" for one in found if one not in known]
+            from_file.update(found)
         elif name in known:
             given[name] = value
         else:
             problems.append(_unknown(name, known))
-    problems += [_unknown(name, known) for name in from_file if name not in known]
     if problems:
         raise ConfigError("; ".join(problems))
     return from_file | given
@@ -122,11 +124,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, or is no mapping.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = untrusted.read_yaml(path)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot read config file {path}: {reason}") from error
     if not isinstance(content, dict):
@@ -156,6 +156,9 @@ def build(schema: type[T], *layers: Layer) -> T:
     fields = dict(keys(schema))
     problems: list[str] = []
     for key, value in (item for layer in layers for item in layer.items()):
+        if _has_magic(value):
+            problems.append(f"{key}={value} is not understood: `${{` and `???` mean nothing here")
+            continue
         try:
             OmegaConf.update(config, key, _value(fields[key], value))
         except OmegaConfBaseException as error:
@@ -167,6 +170,13 @@ def build(schema: type[T], *layers: Layer) -> T:
     result = OmegaConf.to_object(config)
     assert isinstance(result, schema)
     return result
+
+
+def _has_magic(value: Any) -> bool:
+    """Tells whether OmegaConf would see more in a value than a text: `${oc.env:HOME}` is one."""
+    if isinstance(value, list):
+        return any(map(_has_magic, value))
+    return isinstance(value, str) and ("${" in value or value == "???")
 
 
 def _unlock(node: Any) -> None:
@@ -228,9 +238,12 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 
 def _tell(line: str) -> None:
-    """Writes a line to stderr; where that is full, the exit code alone has to say it."""
+    """Writes a line to stderr; where that is full, the exit code alone has to say it.
+
+    What strangers wrote may stand in it: names of files, or what a file holds.
+    """
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(sanitize(line).replace("\n", " "), file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr)
 

@@ -15,6 +15,7 @@ from chatlm.dataset import prepare
 from chatlm.errors import CheckpointError, ConfigError, DataError
 from chatlm.generation_config import GenerationConfig
 from chatlm.inference.open import open_torch_engine
+from chatlm.sanitize import sanitize
 
 
 def make(
@@ -46,7 +47,8 @@ def make(
         max_source_tokens=engine.limits.max_source_tokens,
         device=next(engine.model.parameters()).device,
     )
-    return "\n".join([str(folder), *_figures(examples, given), *_quotes(examples, given, show)])
+    report = [str(folder), *_figures(examples, given), *_quotes(examples, given, show)]
+    return sanitize("\n".join(report))
 
 
 def _test_part(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """One log for the whole package: one line an event, on stderr, from the main process only.
 
-In: messages. Out: lines on stderr, so that stdout carries only what a program was asked for. It
-does not write files; `metrics.jsonl` belongs to the trainer.
+In: messages. Out: lines on stderr, made safe to print; stdout carries only what a program was asked
+for. It does not write files; `metrics.jsonl` belongs to the trainer.
 """
 
 import logging
@@ -9,6 +9,7 @@ import os
 import sys
 
 from chatlm.errors import StorageError
+from chatlm.sanitize import sanitize
 
 _LOGGER = logging.getLogger("chatlm")
 
@@ -18,7 +19,7 @@ class _ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            print(self.format(record), file=sys.stderr, flush=True)
+            print(sanitize(self.format(record)), file=sys.stderr, flush=True)
         except BrokenPipeError:
             raise
         except OSError as error:

@@ -28,4 +28,6 @@ def save_loss_curve(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    part = path.with_name(f".tmp-{path.name}")
+    figure.savefig(part, dpi=120, format="png")
+    part.replace(path)

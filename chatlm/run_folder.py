@@ -175,7 +175,9 @@ def append(folder: Path, file: str, record: Mapping[str, Any]) -> None:
     """
     path, line = folder / file, _line(record).encode()
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # A link could lead to any file of the user's, which must not be written to.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, 0o644)
     except OSError as error:
         raise _unwritable(path, error, len(line)) from error
     end = None

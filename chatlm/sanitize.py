@@ -8,9 +8,21 @@ characters outside emoji. It does not judge what the text says.
 import re
 import unicodedata
 
-BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-INVISIBLE = frozenset("\u00ad\u200b\u200c\u2060\u2061\u2062\u2063\u2064\ufeff\ufff9\ufffa\ufffb")
+# What shows nothing by itself: Unicode's Default_Ignorable_Code_Point (bidirectional controls are
+# among them) and the marks of interlinear notes.
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
 JOINER = "\u200d"  # joins emoji; elsewhere it only hides
+# One of them may choose the form of the character before it: of an emoji, or of 汉字.
+_VARIATION = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+# Flags of regions are a black flag, their letters as tags, and an end; more could carry a message.
+_BLACK_FLAG = "\U0001f3f4"
+_TAG = re.compile("[\U000e0030-\U000e0039\U000e0061-\U000e007a]")
+_END_OF_TAGS = "\U000e007f"
+_MOST_TAGS = 6
 LINE_BREAKS = frozenset("\u2028\u2029")
 # An unfinished command string must not swallow the rest of an answer.
 MAX_SEQUENCE_CHARS = 256
@@ -18,7 +30,9 @@ MAX_SEQUENCE_CHARS = 256
 _TEXT, _ESCAPE, _CSI, _STRING, _STRING_END = range(5)
 _STRING_OPENERS = frozenset("]PX^_")  # after ESC: OSC, DCS, SOS, PM, APC
 _STRING_C1 = frozenset("\x9d\x90\x98\x9e\x9f")
-_PLAIN = re.compile(r"[\n\t -~\u00a1-\u00ac\u2010-\u2027\u3000-\ud7ff\uff00-\uffef]*\Z")
+_PLAIN = re.compile(
+    r"[\n\t -~\u00a1-\u00ac\u2010-\u2027\u3000-\u3163\u3165-\ud7ff\uff00-\uff9f\uffa1-\uffef]*\Z"
+)
 
 
 def sanitize(text: str) -> str:
@@ -36,11 +50,12 @@ class Sanitizer:
         self._state = _TEXT
         self._length = 0  # characters of the sequence so far
         self._last = ""
+        self._tags = -1  # of a flag that is not complete; -1: there is none
 
     def push(self, piece: str) -> str:
         """Returns what of this piece may be printed."""
         if self._state == _TEXT and piece and _PLAIN.match(piece):
-            self._last = piece[-1]
+            self._last, self._tags = piece[-1], -1
             return piece
         return "".join(map(self._character, piece))
 
@@ -101,10 +116,26 @@ class Sanitizer:
         if char in _STRING_C1:
             self._enter(_STRING)
             return ""
-        shown = _shown(char, self._last)
+        shown = self._tag(char) or _shown(char, self._last)
         if shown:
             self._last = shown
+            if not _is_tag(char):
+                self._tags = 0 if char == _BLACK_FLAG else -1
         return shown
+
+    def _tag(self, char: str) -> str:
+        """Returns a tag that belongs to a flag, or nothing."""
+        if not _is_tag(char) or not 0 <= self._tags <= _MOST_TAGS:
+            return ""
+        is_end = char == _END_OF_TAGS
+        if self._tags == (0 if is_end else _MOST_TAGS):
+            return ""
+        self._tags = -1 if is_end else self._tags + 1
+        return char
+
+
+def _is_tag(char: str) -> bool:
+    return char == _END_OF_TAGS or bool(_TAG.match(char))
 
 
 def _shown(char: str, last: str) -> str:
@@ -114,7 +145,9 @@ def _shown(char: str, last: str) -> str:
         return "\n"
     if char == JOINER:
         return char if _is_emoji(last) else ""
-    if char in BIDI or char in INVISIBLE:
+    if _VARIATION.match(char):
+        return char if last and not last.isspace() and not INVISIBLE.match(last) else ""
+    if INVISIBLE.match(char):
         return ""
     category = unicodedata.category(char)
     if category == "Cs":

@@ -150,7 +150,7 @@ class Tokenizer:
         model_path = folder / MODEL_FILE
         model = None
         if _is_plain_unigram(parts) and model_path.is_file():
-            model = _model_of(folder, parts["model"]["vocab"])
+            model = _model_of(folder, parts["model"].get("vocab"))
         # The libraries raise bare exceptions for content that is JSON, or bytes, but no tokenizer,
         # and `tokenizers` one that is not even an Exception. Some come only when it is used.
         try:
@@ -161,7 +161,7 @@ class Tokenizer:
         except BaseException as error:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            raise _damaged(folder, brief(error)) from error
+            raise _damaged(folder, f"{TOKENIZER_FILE}: {brief(error)}") from error
         return tokenizer
 
     def save(self, folder: str | Path) -> None:
@@ -234,10 +234,6 @@ class Tokenizer:
     def stream(self) -> StreamDecoder:
         """Returns a new decoder for one answer."""
         return self._engine.stream()
-
-    @property
-    def _pieces(self) -> Sequence[Piece]:
-        return self._engine.pieces if isinstance(self._engine, SentencePieceEngine) else ()
 
 
 def _vocabulary(pieces: Iterable[Piece]) -> list[list[str | float]]:
@@ -343,7 +339,7 @@ def _read_json(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _damaged(folder: Path, reason: str) -> CheckpointError:
-    reason = " ".join(reason.split())
+    reason = untrusted.reason(ValueError(reason))
     return CheckpointError(f"tokenizer folder {folder} is damaged ({reason}); {HOW_TO_MAKE}")
 
 

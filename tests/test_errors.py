@@ -16,6 +16,7 @@ CODES = {
     "StorageError": 74,
     "SickRunError": 70,
     "NeighbourError": 75,
+    "EngineError": 1,
 }
 
 

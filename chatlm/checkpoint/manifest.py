@@ -13,7 +13,7 @@ from typing import Any
 
 import ujson
 
-from chatlm import __version__
+from chatlm import __version__, untrusted
 from chatlm.checkpoint.paths import MANIFEST
 from chatlm.errors import CheckpointError
 
@@ -80,17 +80,17 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = untrusted.read_text(path)
     except FileNotFoundError as error:
         raise ValueError(f"{MANIFEST} is missing") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{MANIFEST} is unreadable ({error})") from error
     try:
         return _parsed(text)
     except NewerFormat:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        what = f"{type(error).__name__}: {untrusted.reason(error)}"
         raise ValueError(f"{MANIFEST} is damaged ({what})") from error
 
 
@@ -127,10 +127,23 @@ def _parsed(text: str) -> Manifest:
         )
     if version < 1:
         raise ValueError(f"format {version} does not exist")
-    files = {name: Entry(**entry) for name, entry in content["files"].items()}
+    files = {name: _entry(name, entry) for name, entry in content["files"].items()}
     names = ("data", "tokenizer", "config", "chatlm")
     made_of = {name: str(content.get(name, "")) for name in names}
-    return Manifest(int(content["step"]), files, format=version, **made_of)
+    step = content["step"]
+    if type(step) is not int or step < 0:
+        raise ValueError(f"step {untrusted.shown(step)} does not exist")
+    return Manifest(step, files, format=version, **made_of)
+
+
+def _entry(name: str, entry: Mapping[str, Any]) -> Entry:
+    """Returns what a manifest says of a file; it must lie in the manifest's folder."""
+    if not untrusted.is_inside(name):
+        raise ValueError(f"{untrusted.shown(name)} is no file of a checkpoint")
+    made = Entry(**entry)
+    if not isinstance(made.sha256, str) or type(made.bytes) is not int:
+        raise ValueError(f"{name} has no sum or no size")
+    return made
 
 
 def summed(content: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ In: what the user typed, which may be a checkpoint, a whole run, or nothing. Out
 checkpoint folder. It looks at names only: no torch, and no file is opened but the pointer `best`.
 """
 
+import re
 from pathlib import Path
 
 from chatlm.errors import CheckpointError
@@ -11,8 +12,17 @@ from chatlm.errors import CheckpointError
 MODEL_CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 MANIFEST = "MANIFEST.json"
+CT2_FILES = ("ct2.json", "shared_vocabulary.json")
+"""Lie in a folder that `utils.export_model format=ct2` wrote."""
 BEST = "best"
 HOW_TO_MAKE = "train one with: python train.py train"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+HOW_TO_CONVERT = (
+    "is a pickle, which is not opened; convert it to model.safetensors first: if you trust its "
+    "author with your computer, load it with transformers and save_pretrained it"
+)
+_STEP = re.compile(r"step_[0-9]{1,12}")
+_LONGEST_POINTER = 64
 
 
 def step_name(step: int) -> str:
@@ -23,7 +33,7 @@ def step_name(step: int) -> str:
 def saved_steps(run: Path) -> list[int]:
     """Returns the steps that a run has checkpoint folders of, whole or not, oldest first."""
     names = [path.name.removeprefix("step_") for path in run.glob("step_*/")]
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
 def whole_steps(run: Path) -> list[int]:
@@ -35,8 +45,9 @@ def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path
     """Returns the checkpoint folder to open.
 
     Args:
-        path: a checkpoint folder (config.json and weights), or a run folder (the checkpoint that
-            its file `best` names, else its newest whole one), or None for the newest run.
+        path: a checkpoint folder (config.json and weights), an exported one, or a run folder (the
+            checkpoint that its file `best` names, else its newest whole one), or None for the
+            newest run.
         out_root: where runs are looked for.
 
     Raises:
@@ -50,9 +61,11 @@ def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path
         raise CheckpointError(
             f"model folder {folder} does not exist; runs here: {known}; {HOW_TO_MAKE}"
         )
-    if is_checkpoint(folder):
+    if is_checkpoint(folder) or is_exported(folder):
         return folder
     found = _of_run(folder)
+    if found is None and (pickled := pickles(folder)):
+        raise CheckpointError(f"{folder} has no {WEIGHTS[0]}; {pickled[0]} {HOW_TO_CONVERT}")
     if found is None:
         raise CheckpointError(
             f"{folder} is neither a checkpoint (config.json with model.safetensors) nor a run with "
@@ -66,14 +79,25 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / MODEL_CONFIG).is_file() and any((folder / n).is_file() for n in WEIGHTS)
 
 
+def is_exported(folder: Path) -> bool:
+    """Tells whether a folder holds a model for CTranslate2, or what is left of one."""
+    return not is_checkpoint(folder) and any((folder / name).is_file() for name in CT2_FILES)
+
+
+def pickles(folder: Path) -> list[str]:
+    """Returns the names of files in a folder that hold weights in a form that can run programs."""
+    return sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED)
+
+
 def _of_run(run: Path) -> Path | None:
     """Returns the best, else the newest whole checkpoint of a run, or None."""
     pointer = run / BEST
     if pointer.is_file():
-        # Only a name is taken from the file, so that it cannot lead out of the run.
-        best = run / Path(pointer.read_text(encoding="utf-8", errors="replace").strip()).name
-        if best.name and is_checkpoint(best):
-            return best
+        with pointer.open("rb") as file:
+            name = file.read(_LONGEST_POINTER).decode("utf-8", "replace").strip()
+        # Only the name of a step is taken, so that it cannot lead out of the run.
+        if _STEP.fullmatch(name) and is_checkpoint(run / name):
+            return run / name
     whole = [run / step_name(step) for step in whole_steps(run)]
     return next((folder for folder in reversed(whole) if is_checkpoint(folder)), None)
 

@@ -8,15 +8,18 @@ Imports no torch.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import ujson
 
+from chatlm import untrusted
 from chatlm.checkpoint.manifest import expected
 from chatlm.errors import CheckpointError
 
 STATE = "state.json"
+_MOST = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,14 @@ def read_state(folder: Path) -> State:
     """
     path, must_be = folder / STATE, expected(folder, STATE)
     try:
-        content = path.read_bytes()
+        content = untrusted.read_bytes(path)
         if must_be and hashlib.sha256(content).hexdigest() != must_be.sha256:
             raise ValueError("it is not what the manifest says")
         return _from_json(content.decode("utf-8"))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(
-            f"{path} is missing or unreadable ({error}): this folder can be used with "
-            "finetune=True init_from=, but not resumed"
+            f"{path} is missing or unreadable ({untrusted.reason(error)}): this folder can be used "
+            "with finetune=True init_from=, but not resumed"
         ) from error
 
 
@@ -107,4 +110,40 @@ def _from_json(text: str) -> State:
     if unknown := sorted(content.keys() - known):
         raise TypeError(f"unknown fields {', '.join(unknown)}")
     best = content.get("best_loss")
-    return State(**{**content, "best_loss": float("inf") if best is None else best})
+    values = {**content, "best_loss": float("inf") if best is None else best}
+    for name, value in values.items():
+        if not _fits(name, value):
+            raise TypeError(f"{name} cannot be {untrusted.shown(value)}")
+    return State(**values)
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Tells whether a field can have a value at all."""
+    hint = get_type_hints(State)[name]
+    kind = get_origin(hint) or hint
+    if kind is float:
+        return type(value) in (int, float) and value >= 0
+    if kind is int:
+        return type(value) is int and 0 <= value < _MOST
+    if name == "skipped_steps":
+        return isinstance(value, list) and all(type(step) is int for step in value)
+    if name == "losses":
+        return isinstance(value, list) and all(map(_is_hex, value))
+    if name == "window":
+        return isinstance(value, dict) and all(starmap(_is_sum, value.items()))
+    return isinstance(value, kind)
+
+
+def _is_sum(name: str, value: Any) -> bool:
+    """Tells whether a window can have such a sum: a count, or a float as hex."""
+    is_count = type(value) is int and name not in ("nats", "norm")
+    return is_count or (_is_hex(value) and name != "target_tokens")
+
+
+def _is_hex(value: Any) -> bool:
+    """Tells whether a value is a float as hex."""
+    try:
+        float.fromhex(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True

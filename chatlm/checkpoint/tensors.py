@@ -9,6 +9,7 @@ Source: https://github.com/huggingface/safetensors#format
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from math import prod
@@ -18,11 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatlm import untrusted
 from chatlm.checkpoint.manifest import Entry
 from chatlm.errors import CheckpointError
 
 CHUNK = 1 << 22
 """Bytes that are hashed and written before the next ones are looked at."""
+MOST_HEADER_BYTES = 1 << 24
+"""A header that is larger is refused: what JSON becomes in memory is many times as large."""
+_MOST_DIMENSIONS = 8
 _BUFFER = 1 << 18
 """Small tensors share a call to the system; large ones go past the buffer."""
 _DTYPES = {
@@ -92,11 +97,16 @@ def read(path: Path, expected: Entry | None) -> dict[str, Tensor]:
     """
     digest = hashlib.sha256()
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no regular file")
         with path.open("rb") as file:
-            size = path.stat().st_size
+            size = found.st_size
             tensors = _tensors(file, size, digest)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): copy it anew") from error
+    except (OSError, ValueError, EOFError) as error:
+        kind = untrusted.format_of(path)
+        why = f"it is {kind}, which is not opened" if kind else untrusted.reason(error)
+        raise CheckpointError(f"{path} cannot be read ({why}): copy it anew") from error
     if expected and (digest.hexdigest(), size) != (expected.sha256, expected.bytes):
         raise CheckpointError(f"{path} is damaged: it is not what its manifest says")
     return tensors
@@ -108,17 +118,15 @@ def _tensors(file: BufferedReader, size: int, digest: Any) -> dict[str, Tensor]:
     length = int.from_bytes(start, "little")
     if length > size - 8:
         raise ValueError("its header is longer than the file")
+    if length > MOST_HEADER_BYTES:
+        raise ValueError(f"its header has {length} bytes, expected at most {MOST_HEADER_BYTES}")
     text = bytearray(length)
     _fill(memoryview(text), file, digest)
-    header: dict[str, Any] = json.loads(text)
-    header.pop("__metadata__", None)
     tensors: dict[str, Tensor] = {}
     end = 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        dtype, shape, (begin, stop) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        fits = prod(shape, start=dtype.itemsize) == stop - begin
-        if begin != end or not fits or stop > size - 8 - length:
-            raise ValueError(f"its header is wrong about {name}")
+    for begin, stop, name, dtype, shape in _layout(text):
+        if begin != end or stop > size - 8 - length:
+            raise ValueError(f"its header is wrong about {untrusted.shown(name)}")
         end = stop
         tensors[name] = torch.empty(shape, dtype=dtype)
         if stop > begin:
@@ -126,6 +134,48 @@ def _tensors(file: BufferedReader, size: int, digest: Any) -> dict[str, Tensor]:
     if end != size - 8 - length:
         raise ValueError("it does not end where its header says")
     return tensors
+
+
+def _layout(text: bytearray) -> list[tuple[int, int, str, torch.dtype, list[int]]]:
+    """Returns where each tensor begins and ends, its name, kind and shape, in the file's order.
+
+    Raises:
+        ValueError: a tensor's size is not that of its kind and shape, or there is no sense in it.
+    """
+    header = untrusted.parsed(text)
+    header.pop("__metadata__", None)
+    found = []
+    for name, entry in header.items():
+        if not _is_entry(entry):
+            raise ValueError(f"its header is wrong about {untrusted.shown(name)}")
+        dtype, (begin, stop) = _DTYPES[entry["dtype"]], entry["data_offsets"]
+        if prod(entry["shape"], start=dtype.itemsize) != stop - begin:
+            raise ValueError(f"its header is wrong about {untrusted.shown(name)}")
+        found.append((begin, stop, name, dtype, entry["shape"]))
+    return sorted(found, key=lambda one: one[:3])
+
+
+def _is_entry(entry: Any) -> bool:
+    """Tells whether a header's entry can be that of a tensor at all."""
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        return False
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    return (
+        isinstance(dtype, str)
+        and dtype in _DTYPES
+        and _are_sizes(shape)
+        and len(shape) <= _MOST_DIMENSIONS
+        and _are_sizes(offsets)
+        and len(offsets) == 2
+        # With a 0 among them, dimensions of any size would take no bytes, and no sense.
+        and prod(size or 1 for size in shape) < 1 << 62
+    )
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(size) is int and 0 <= size < 1 << 62 for size in value
+    )
 
 
 def _fill(memory: memoryview, file: BufferedReader, digest: Any) -> None:

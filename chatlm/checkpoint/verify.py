@@ -14,10 +14,14 @@ from chatlm.errors import CheckpointError
 
 FALLBACK = "fallback"
 """An event in ledger.jsonl."""
+LEADS_OUT = "is a link that leads out of the run"
 
 
 def problem(folder: Path) -> str | None:
     """Returns what is wrong with a checkpoint, or None when every bit is as it was written."""
+    for path in (folder, folder / MANIFEST):
+        if _leads_out(folder, path):
+            return f"{path.name} {LEADS_OUT}"
     try:
         listed = manifest.read(folder)
     except ValueError as error:
@@ -25,6 +29,8 @@ def problem(folder: Path) -> str | None:
     if step_name(listed.step) != folder.name:
         return f"{MANIFEST} is that of {step_name(listed.step)}"
     for file, entry in listed.files.items():
+        if _leads_out(folder, folder / file):
+            return f"{file} {LEADS_OUT}"
         try:
             if (folder / file).stat().st_size != entry.bytes:
                 return f"{file} is damaged"
@@ -35,6 +41,11 @@ def problem(folder: Path) -> str | None:
         except OSError as error:
             return f"{file} is unreadable ({error})"
     return None
+
+
+def _leads_out(folder: Path, path: Path) -> bool:
+    """Tells whether a path of a checkpoint is, by way of links, not one of its run."""
+    return not path.resolve().is_relative_to(folder.parent.resolve())
 
 
 def newest_whole(run: Path) -> Path:
@@ -62,6 +73,8 @@ def newest_whole(run: Path) -> Path:
 
 
 def _refuse_newer_format(folder: Path) -> None:
+    if _leads_out(folder, folder / MANIFEST):
+        return  # `problem` says so
     try:
         manifest.read(folder)
     except manifest.NewerFormat as error:

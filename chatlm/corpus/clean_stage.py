@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from chatlm import log
+from chatlm import log, untrusted
 from chatlm.corpus import store
 from chatlm.corpus.counts import Counts
 from chatlm.corpus.reasons import UNREADABLE
@@ -213,7 +213,28 @@ def open_clean(clean_dir: Path, name: str) -> CleanSource:
     manifest = store.read_json(path)
     if not {"source", "shards", "counts", "files"} <= manifest.keys():
         raise DataError(f"{path}: is no manifest of this version; run clean again")
-    return CleanSource(path.parent, manifest)
+    corpus = CleanSource(path.parent, manifest)
+    _refuse_strange_names(path, corpus)
+    return corpus
+
+
+def _refuse_strange_names(path: Path, corpus: CleanSource) -> None:
+    """Raises unless all that a manifest names are files in the corpus's own folders."""
+    shards: Any = corpus.manifest["shards"]
+    folders = {"rows": corpus.folder, "rejects": rejects_folder(corpus.folder)}
+    try:
+        found = [
+            (folders[part], shard[part]["name"])
+            for shard in shards
+            for part in folders
+            if part in shard
+        ]
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{path}: is damaged ({error}); run clean again") from error
+    for folder, name in [*found, (corpus.folder, corpus.manifest["source"])]:
+        if not untrusted.is_name(name) or (folder / name).is_symlink():
+            what = untrusted.shown(name)
+            raise DataError(f"{path}: {what} is no file of this corpus; run clean again")
 
 
 def cleaned_sources(clean_dir: Path) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from chatlm import log
+from chatlm import log, untrusted
 from chatlm.corpus.store import replacing
 from chatlm.errors import DataError
 
@@ -257,6 +257,8 @@ def _on_hub(facts: HubFile) -> list[_Wanted]:
 
 def _matching(facts: HubFile, files: Iterable[_Wanted], place: str) -> list[_Wanted]:
     found = [file for file in files if fnmatch(file.name, facts.pattern)]
+    if strange := [file.name for file in found if not untrusted.is_inside(file.name)]:
+        raise DataError(f"{place}: {untrusted.shown(strange[0])} is no name of a file in a folder")
     if len(found) != facts.num_files:
         raise DataError(
             f"{place}: expected {facts.num_files} file(s) named {facts.pattern}, found "

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from chatlm import untrusted
 from chatlm.corpus.example import Example
 from chatlm.errors import DataError
 
@@ -21,6 +20,7 @@ _MIN_PHRASINGS = {
     "closed": {"train": 6, "valid": 1, "test": 1},
     "open": {"train": 5, "valid": 1, "test": 1},
 }
+_MOST_BYTES = 1 << 22
 SOURCE = {"closed": "starter", "open": "starter_open"}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _TABLE_KEYS = {
@@ -54,8 +54,8 @@ def expand(folder: Path, split: str) -> list[Example]:
 def _tables(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Yields (table, topic) for every checked table of a file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        content = untrusted.read_yaml(path, _MOST_BYTES)
+    except (ValueError, OSError) as error:
         problem = " ".join(str(error).split())
         raise DataError(f"{path}: not readable as YAML ({problem})") from error
     if not isinstance(content, dict) or set(content) != {"topic", "tables"}:

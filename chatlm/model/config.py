@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatlm.errors import CheckpointError, ConfigError
+from chatlm.untrusted import shown
 
 FEED_FORWARDS = ("relu", "gated-gelu")
 POSITIONS = ("t5", "rope")
@@ -18,6 +19,7 @@ ROTARY_ARCHITECTURE = "RotaryT5"
 ROTARY_MODEL_TYPE = "chatlm_rope"
 """Model type of what Hugging Face has no class for: T5 with rotary positions."""
 
+_TOO_LARGE = 1 << 31
 _REQUIRED_KEYS = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")
 
 
@@ -63,7 +65,7 @@ class ModelConfig:
     def _check_choices(self) -> None:
         if self.feed_forward_proj not in FEED_FORWARDS:
             raise ConfigError(
-                f"feed_forward_proj={self.feed_forward_proj!r}: expected one of "
+                f"feed_forward_proj={shown(self.feed_forward_proj)}: expected one of "
                 + ", ".join(FEED_FORWARDS)
             )
         if self.position not in POSITIONS:
@@ -171,13 +173,13 @@ class ModelConfig:
             raise CheckpointError(f"config.json does not describe a T5: {error}") from error
         if config.is_rotary != (hf["model_type"] == ROTARY_MODEL_TYPE):
             raise CheckpointError(
-                f"config.json has model_type={hf['model_type']!r} and position="
+                f"config.json has model_type={shown(hf['model_type'])} and position="
                 f"{config.position!r}, which contradict each other: copy the file anew"
             )
         start = hf.get("decoder_start_token_id")
         if start is not None and start != config.pad_token_id:
             raise CheckpointError(
-                f"config.json has decoder_start_token_id={start}: expected pad_token_id="
+                f"config.json has decoder_start_token_id={shown(start)}: expected pad_token_id="
                 f"{config.pad_token_id}, from which every T5 decoder starts"
             )
         return config
@@ -194,9 +196,10 @@ def _typed_values(
             continue
         kind = type(field.default)
         kinds = (int, float) if kind is float else (kind,)
-        if type(value) not in kinds:
+        # Beyond this no number of a T5 makes sense, and arithmetic with it would not end well.
+        if type(value) not in kinds or (kind is not str and not abs(value) < _TOO_LARGE):
             raise CheckpointError(
-                f"config.json has {field.name}={value!r}: expected one {kind.__name__}"
+                f"config.json has {field.name}={shown(value)}: expected one {kind.__name__}"
             )
         values[field.name] = value
     return values
@@ -205,12 +208,14 @@ def _typed_values(
 def _refuse_foreign(hf: Mapping[str, Any]) -> None:
     """Raise unless the dict describes a tied, scaled `T5ForConditionalGeneration`."""
     known = {"t5": ARCHITECTURE, ROTARY_MODEL_TYPE: ROTARY_ARCHITECTURE}
-    architecture = known.get(hf.get("model_type", ""))
+    kind = hf.get("model_type")
+    architecture = known.get(kind) if isinstance(kind, str) else None
     architectures = hf.get("architectures") or [architecture]
-    if architecture is None or architecture not in architectures:
+    is_list = isinstance(architectures, list)
+    if architecture is None or not is_list or architecture not in architectures:
         raise CheckpointError(
-            f"config.json describes model_type={hf.get('model_type')!r}, architectures="
-            f"{list(architectures)}: expected a {ARCHITECTURE} (model_type 't5')"
+            f"config.json describes model_type={shown(kind)}, architectures="
+            f"{shown(architectures)}: expected a {ARCHITECTURE} (model_type 't5')"
         )
     if hf.get("tie_word_embeddings") is False or hf.get("scale_decoder_outputs") is False:
         raise CheckpointError(

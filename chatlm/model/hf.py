@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from chatlm import untrusted
+from chatlm.checkpoint.paths import HOW_TO_CONVERT, pickles
 from chatlm.errors import CheckpointError
 from chatlm.model.config import ModelConfig
 from chatlm.model.t5 import T5
@@ -35,6 +37,7 @@ Read = Callable[[Path], dict[str, Tensor]]
 """Reads a safetensors file, or raises CheckpointError."""
 
 _NAMES_SHOWN = 3
+_KINDS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def key_table(config: ModelConfig) -> dict[str, str]:
@@ -196,8 +199,16 @@ def load_state(
     """
     folder = Path(folder)
     weights: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
+    paths = _weight_files(folder)
+    _check_size(config, paths)
+    for path in paths:
         weights.update((read or _read_safetensors)(path))
+    _check_kinds(weights, folder)
+    if len(weights) < (num_layers := config.num_layers + config.num_decoder_layers):
+        raise CheckpointError(
+            f"{folder / WEIGHTS_FILE}: {len(weights)} tensors are too few for the {num_layers} "
+            f"layers of {CONFIG_FILE}; config and weights are not of the same model"
+        )
     _drop_tied_copies(weights, folder)
     ours = {theirs: ours for ours, theirs in key_table(config).items()}
     _check_names(weights, set(ours), str(folder / WEIGHTS_FILE))
@@ -208,16 +219,13 @@ def load_state(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return untrusted.read_object(path)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: no such file; expected the folder of a saved model, which has one"
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); copy it anew") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object; copy the file anew")
-    return content
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -229,14 +237,24 @@ def _weight_files(folder: Path) -> list[Path]:
         weight_map = _read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{index}: has no weight_map; copy the file anew")
-        return [folder / Path(name).name for name in sorted(set(weight_map.values()))]
-    pickled = folder / "pytorch_model.bin"
+        names = {str(name) for name in weight_map.values()}
+        if strange := [name for name in names if not _is_shard(name)]:
+            raise CheckpointError(
+                f"{index}: {untrusted.shown(strange[0])} is no name of a safetensors file beside "
+                "it; copy the file anew"
+            )
+        return [folder / name for name in sorted(names)]
+    pickled = pickles(folder)
     advice = (
-        f"{pickled.name} is a pickle, which is not opened; convert it to {WEIGHTS_FILE} first"
-        if pickled.is_file()
+        f"{pickled[0]} {HOW_TO_CONVERT}"
+        if pickled
         else f"expected it, or {INDEX_FILE} and its shards; copy the folder anew"
     )
     raise CheckpointError(f"{folder / WEIGHTS_FILE}: no such file; {advice}")
+
+
+def _is_shard(name: str) -> bool:
+    return untrusted.is_name(name) and name.endswith(".safetensors")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -248,9 +266,37 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             f"{path}: no such file; {INDEX_FILE} names it: copy the missing shard"
         ) from error
     except (OSError, SafetensorError) as error:
+        kind = untrusted.format_of(path)
+        why = f"it is {kind}, which is not opened" if kind else untrusted.reason(error)
         raise CheckpointError(
-            f"{path}: damaged or cut short ({error}); copy or save it anew"
+            f"{path}: damaged or cut short ({why}); copy or save it anew"
         ) from error
+
+
+def _check_size(config: ModelConfig, paths: list[Path]) -> None:
+    """Refuse a config that describes more weights than the files can hold.
+
+    What follows makes a name for each tensor that the config speaks of, and memory for it.
+    """
+    num_bytes = sum(path.stat().st_size for path in paths if path.exists())
+    needed = config.num_parameters() * min(kind.itemsize for kind in _KINDS)
+    if needed > num_bytes and all(path.exists() for path in paths):
+        kind = untrusted.format_of(paths[0])
+        few = f"{num_bytes} bytes are too few for the {config.num_parameters()} parameters that "
+        why = f"it is {kind}, which is not opened" if kind else f"{few}{CONFIG_FILE} describes"
+        raise CheckpointError(
+            f"{paths[0]}: damaged or cut short ({why}); config and weights are not of the same "
+            "model: copy or save them anew"
+        )
+
+
+def _check_kinds(weights: Mapping[str, Tensor], folder: Path) -> None:
+    for key, tensor in weights.items():
+        if tensor.dtype not in _KINDS:
+            raise CheckpointError(
+                f"{folder / WEIGHTS_FILE}: {untrusted.shown(key)} holds {tensor.dtype}; expected "
+                "plain floating-point weights"
+            )
 
 
 def _drop_tied_copies(weights: dict[str, Tensor], folder: Path) -> None:
@@ -260,17 +306,22 @@ def _drop_tied_copies(weights: dict[str, Tensor], folder: Path) -> None:
         if copy is None:
             continue
         shared = weights.setdefault("shared.weight", copy)
-        if not torch.equal(copy, shared):
+        if copy.dtype != shared.dtype or not torch.equal(copy, shared):
             raise CheckpointError(
                 f"{folder / WEIGHTS_FILE}: {key} differs from shared.weight; expected one tied "
                 "table, an untied head cannot be loaded"
             )
 
 
+def _plain(name: str) -> str:
+    """Return a tensor's name as it may stand in a message."""
+    return name if untrusted.is_name(name) else untrusted.shown(name)
+
+
 def _check_names(state: Mapping[str, Tensor], expected: set[str], where: str) -> None:
     missing, extra = sorted(expected - state.keys()), sorted(state.keys() - expected)
     faults = [
-        f"{len(names)} tensors {kind} ({', '.join(names[:_NAMES_SHOWN])}"
+        f"{len(names)} tensors {kind} ({', '.join(map(_plain, names[:_NAMES_SHOWN]))}"
         + (", ...)" if len(names) > _NAMES_SHOWN else ")")
         for kind, names in (("missing", missing), ("not expected", extra))
         if names

@@ -5,6 +5,7 @@ to leave. It changes the session but prints nothing; `terminal` shows outcomes.
 """
 
 import difflib
+import shlex
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
@@ -21,16 +22,19 @@ BARE = {"exit": "/exit", "quit": "/exit", "cls": "/cls"}
 HELP = {
     "/help": "显示这张表",
     "/reset": "忘掉这段对话，从头开始",
-    "/set 键=值 ...": "改变生成参数，例如 /set temperature=0.7 top_p=0.9",
+    "/set 键=值 ...": "改变生成参数，例如 /set temperature=0.7 stop=。,\\n",
     "/show": "显示模型、参数和历史长度",
     "/save [文件]": "把对话存成 JSON 文件",
     "/load 文件": "读回存好的对话",
     "/retry": "重新回答上一个问题",
-    "/stats": "显示本次会话的回答数、token 数和速度",
+    "/undo": "收回上一个问题和它的回答",
+    "/stats": "显示本次会话的回答数、token 数、速度和等第一个字的时间",
     "/exit": "退出（exit、Ctrl-D 也行）",
     "cls": "清屏并忘掉这段对话",
     '"""': '开始多行问题，再用一个 """ 结束',
     "Ctrl-C": "停止正在生成的回答",
+    "Alt-Enter": "在问题里换行；粘贴的多行文字也是一个问题",
+    "行首的空格": "这一行不记进历史文件",
 }
 
 
@@ -40,6 +44,7 @@ class Outcome:
 
     text: str = ""
     answer: Generator[str] | None = None
+    question: str = ""
     is_exit: bool = False
     clears_screen: bool = False
 
@@ -47,6 +52,16 @@ class Outcome:
 def is_command(line: str) -> bool:
     """Tells whether a line is a command; a question may begin with '/' after a space."""
     return line.startswith("/") or line.strip() in BARE
+
+
+def needs_model(line: str) -> bool:
+    """Tells whether a line cannot be dealt with before the model is there."""
+    return not is_command(line) or line.split(maxsplit=1)[0] in ("/retry", "/show")
+
+
+def ends_pipe(line: str) -> bool:
+    """Tells whether lines after this one would mean something else if this one fails."""
+    return line.split(" ", 1)[0].strip() in ("/set", "/load")
 
 
 def execute(line: str, session: ChatSession) -> Outcome:
@@ -91,18 +106,44 @@ def _clear(session: ChatSession, _argument: str) -> Outcome:
 def _set(session: ChatSession, argument: str) -> Outcome:
     if not argument:
         raise ConfigError("/set needs key=value, for example /set temperature=0.7")
-    given = cli.overrides(argument.split(), ChatSettings)
-    session.settings = cli.build(ChatSettings, asdict(session.settings), given)
-    return Outcome(" ".join(f"{key}={getattr(session.settings, key)}" for key in given))
+    given = cli.overrides(_words(argument), ChatSettings)
+    settings = cli.build(ChatSettings, asdict(session.settings), given)
+    session.settings = settings.with_line_ends()
+    return Outcome(" ".join(f"{key}={shown_setting(session.settings, key)}" for key in given))
+
+
+def _words(argument: str) -> list[str]:
+    """Returns the words of a line; quotes keep blanks together, and a backslash is a backslash."""
+    words = shlex.shlex(argument, posix=True, punctuation_chars=False)
+    words.whitespace_split, words.escape, words.commenters = True, "", ""
+    try:
+        return list(words)
+    except ValueError as error:
+        raise ConfigError(f"/set {argument}: a quotation mark is missing") from error
+
+
+def shown_setting(settings: ChatSettings, key: str) -> str:
+    """Returns a setting's value as one would type it."""
+    value = getattr(settings, key)
+    if isinstance(value, list):
+        return ",".join(map(str, value)).replace("\n", "\\n")
+    return "none" if value is None else str(value)
 
 
 def _show(session: ChatSession, _argument: str) -> Outcome:
+    limits = session.engine.limits
     turns = len(session.messages) // 2
-    sent = "单轮模型，历史不会发给它" if session.is_single_turn else "发给模型的轮数上限"
-    rows = {key: str(value) for key, value in asdict(session.settings).items()}
+    num_tokens, can_be_sent = session.outlook()
+    sent = "单轮模型，历史不会发给它" if session.is_single_turn else "轮，下一个问题最多带上这些"
+    rows = {key: shown_setting(session.settings, key) for key in asdict(session.settings)}
     rows["model"] = session.engine.name
-    rows["history_turns"] = f"{session.engine.limits.history_turns}（{sent}）"
-    rows["history"] = f"{turns} 轮"
+    rows["engine"] = session.engine.kind
+    rows["limits"] = (
+        f"问题 {limits.max_source_tokens} 个 token，回答 {limits.max_new_tokens} 个，"
+        f"历史 {limits.history_turns} 轮"
+    )
+    rows["history"] = f"{turns} 轮，{num_tokens} 个 token"
+    rows["next question"] = sent if session.is_single_turn else f"{can_be_sent} {sent}"
     return Outcome(table(rows))
 
 
@@ -122,11 +163,17 @@ def _load(session: ChatSession, argument: str) -> Outcome:
 
 def _retry(session: ChatSession, _argument: str) -> Outcome:
     question, answer = session.retry()
-    return Outcome(f"重新回答：{question}", answer=answer)
+    return Outcome(f"重新回答：{question}", answer=answer, question=question)
+
+
+def _undo(session: ChatSession, _argument: str) -> Outcome:
+    return Outcome(f"已收回：{session.undo()}")
 
 
 def _stats(session: ChatSession, _argument: str) -> Outcome:
-    return Outcome(f"{session.total.answers} 个回答，{session.total}")
+    total = session.total
+    wait = total.first_token_seconds / total.answers if total.answers else 0.0
+    return Outcome(f"{total.answers} 个回答，{total}，平均 {wait:.2f} 秒出第一个字")
 
 
 def _exit(_session: ChatSession, _argument: str) -> Outcome:
@@ -143,9 +190,11 @@ _ACTIONS: dict[str, Callable[[ChatSession, str], Outcome]] = {
     "/save": _save,
     "/load": _load,
     "/retry": _retry,
+    "/undo": _undo,
     "/stats": _stats,
     "/exit": _exit,
     "/quit": _exit,
     "/bye": _exit,
 }
 NAMES = tuple(_ACTIONS)
+WITH_FILE = ("/load", "/save")

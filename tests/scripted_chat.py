@@ -1,21 +1,26 @@
 """A model that says what it was told, for transcripts; as a program, a whole chat with it.
 
 python scripted_chat.py [seconds a piece] [history turns] [question]
+    [--json] [--dialogue] [--no_stream] [--opening=seconds | --opening=0.5fails]
 """
 
 import itertools
 import os
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from chatlm import cli, terminal
+from chatlm import cli
 from chatlm.chat.session import ChatSession
-from chatlm.errors import ConfigError
+from chatlm.chat.settings import ChatSettings
+from chatlm.errors import CheckpointError, ConfigError
 from chatlm.generation_config import GenerationConfig
-from chatlm.inference.engine import Failed, Finished, Limits, OnEvent, Request, Tokens
+from chatlm.inference.engine import Failed, Finished, Limits, OnEvent, Reason, Request, Tokens
+from chatlm.terminal.talk import Manner, open_and_talk, talk
+from chatlm.terminal.tty import use_utf8
 
 FAILURE = "<the engine fails here>"
 ANSWERS = {
@@ -120,13 +125,17 @@ class ScriptedEngine:
         threading.Thread(target=self._answer, args=arguments, daemon=True).start()
         return ticket
 
-    def pieces(self, prompt: str) -> list[str]:
+    def pieces(self, prompt: str) -> Iterable[str]:
         return ANSWERS.get(prompt, [f"您问的是「{prompt}」"])
 
     def _answer(
-        self, pieces: list[str], most: int, on_event: OnEvent, cancelled: threading.Event
+        self, pieces: Iterable[str], most: int, on_event: OnEvent, cancelled: threading.Event
     ) -> None:
-        for piece in pieces[:most]:
+        reason: Reason = "stop"
+        for number, piece in enumerate(pieces):
+            if number == most:
+                reason = "length"
+                break
             if piece == FAILURE:
                 self.ended.append("failed")
                 on_event(Failed("out of memory"))
@@ -136,7 +145,6 @@ class ScriptedEngine:
                 on_event(Finished("cancelled"))
                 return
             on_event(Tokens((self.tokenizer.id_of(piece),)))
-        reason = "length" if len(pieces) > most else "stop"
         self.ended.append(reason)
         on_event(Finished(reason))
 
@@ -151,9 +159,28 @@ def session(history_turns: int = 0, seconds_a_piece: float = 0.0) -> ChatSession
 
 
 def main(argv: list[str]) -> int:
-    seconds, turns, question = [*argv, *["0", "0", ""][len(argv) :]]
-    terminal.use_utf8(sys.stdout, sys.stderr)
-    return terminal.talk(session(int(turns), float(seconds)), question)
+    flags = [word for word in argv if word.startswith("--")]
+    words = [word for word in argv if word not in flags]
+    seconds, turns, question = [*words, *["0", "0", ""][len(words) :]]
+    use_utf8(sys.stdout, sys.stderr)
+    manner = Manner(
+        question,
+        streams="--no_stream" not in flags,
+        is_json="--json" in flags,
+        is_dialogue="--dialogue" in flags,
+    )
+    opening = [flag.removeprefix("--opening=") for flag in flags if flag.startswith("--opening=")]
+    if not opening:
+        return talk(session(int(turns), float(seconds)), manner)
+    engine = ScriptedEngine(int(turns), float(seconds))
+
+    def open_it() -> ScriptedEngine:
+        time.sleep(float(opening[0].removesuffix("fails")))
+        if opening[0].endswith("fails"):
+            raise CheckpointError("model.safetensors is damaged")
+        return engine
+
+    return open_and_talk(Path("scripted"), engine.limits, open_it, ChatSettings(), manner)
 
 
 if __name__ == "__main__":

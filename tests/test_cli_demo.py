@@ -65,10 +65,12 @@ def test_a_pipe_and_one_question_get_the_answers_of_the_model(project: Path) -> 
     [
         (["chat", "temprature=1"], "error: unknown setting 'temprature': did you mean"),
         (["caht"], "error: unknown command 'caht': did you mean 'chat'?"),
-        (["你好"], "error: unknown command '你好': expected chat"),
+        (["你好"], "error: unknown command '你好': expected chat, serve"),
         (["model=none"], "error: model folder none does not exist; runs here: out/train-001;"),
         (["chat", "top_p=7", "你好"], "error: top_p=7.0: expected"),
         (["chat", "device=gpu", "你好"], "error: device=gpu cannot be used here"),
+        (["chat", "stop=,", "json=maybe", "你好"], "error: json=maybe is not a valid bool"),
+        (["chat", "--no-stream", "你好"], "error: unknown setting 'no-stream': did you mean"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(project: Path, arguments, message) -> None:
@@ -95,6 +97,9 @@ def test_without_a_model_the_command_that_makes_one_is_named(tmp_path: Path) -> 
         (["--seed", "top_p=1"], ["--seed", "top_p=1"], ""),
         (["seed=1", "--", "x=1", "--y"], ["seed=1"], "x=1 --y"),
         (["解方程 x=1"], [], "解方程 x=1"),
+        (["--json", "你好"], ["--json=True"], "你好"),
+        (["--json", "false", "--no_stream", "问"], ["--json=false", "--no_stream=True"], "问"),
+        (["--beams", "4", "问"], ["--beams", "4"], "问"),
     ],
 )
 def test_settings_and_question_are_told_apart(argv, settings, question) -> None:
@@ -111,7 +116,7 @@ def test_help_and_typos_do_not_wait_for_torch(project: Path) -> None:
         "        cli_demo.main(argv)\n"
         "    except ChatLMError as error:\n"
         "        print(error)\n"
-        "print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from chatlm import untrusted
 from chatlm.chat.prompt import Message
 from chatlm.errors import DataError
 
@@ -42,7 +43,7 @@ def read_messages(path: Path) -> list[Message]:
         DataError: the file is missing or holds no conversation.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = untrusted.read_object(path)
         messages = [Message(m["role"], m["content"]) for m in content["messages"]]
     except OSError as error:
         raise DataError(f"cannot read the conversation {path}: {error.strerror}") from error

@@ -61,7 +61,11 @@ class ChatSession:
             and saved, but not sent to it.
         last: count of the latest answer. total: of all answers.
         prompt: what the model got for the latest answer; None before the first.
+        left_out: earlier turns that were not sent for the latest answer, for want of room.
+        has_begun_to_forget: whether that answer was the first without them.
         reason: why the latest answer ended; "cancelled" if it was stopped, None if it failed.
+        is_alone: questions have nothing to do with each other: each is sent without history, and
+            only the latest is kept.
     """
 
     def __init__(
@@ -80,7 +84,10 @@ class ChatSession:
         self.last = Stats()
         self.total = Stats()
         self.prompt: Prompt | None = None
+        self.left_out = 0
+        self.has_begun_to_forget = False
         self.reason: Reason | None = None
+        self.is_alone = False
         self._clock = clock
         self.settings = settings or ChatSettings()
 
@@ -97,7 +104,7 @@ class ChatSession:
     @property
     def is_single_turn(self) -> bool:
         """Whether the model sees nothing but the latest question."""
-        return self.engine.limits.history_turns == 0
+        return self.is_alone or self.engine.limits.history_turns == 0
 
     def ask(self, question: str, settings: ChatSettings | None = None) -> Generator[str]:
         """Yields the answer's pieces, and adds question and answer to the history at the end.
@@ -114,7 +121,7 @@ class ChatSession:
         self.reason = "cancelled"
         self.last = Stats(answers=1)
         start = self._clock()
-        self.prompt = fit(self.messages, question, self.engine.tokenizer, self.engine.limits)
+        self.prompt = self._prompt(question)
         failed = False
         try:
             for piece in self._pieces(self.prompt, settings, start):
@@ -129,6 +136,21 @@ class ChatSession:
             if not failed:
                 self.total.add(self.last)
                 self._remember(question, "".join(said))
+
+    def _prompt(self, question: str) -> Prompt:
+        history = [] if self.is_single_turn else self.messages
+        prompt = fit(history, question, self.engine.tokenizer, self.engine.limits)
+        left_out = len(history) // 2 - prompt.turns
+        self.has_begun_to_forget = left_out > 0 and self.left_out == 0
+        self.left_out = left_out
+        return prompt
+
+    def outlook(self) -> tuple[int, int]:
+        """Returns the tokens of the whole history, and how many turns a short question can take."""
+        codec, limits = self.engine.tokenizer, self.engine.limits
+        tokens_of_all = sum(len(codec.encode(message.content)) for message in self.messages)
+        history = [] if self.is_single_turn else self.messages
+        return tokens_of_all, fit(history, "？", codec, limits).turns
 
     def _pieces(self, prompt: Prompt, settings: ChatSettings, start: float) -> Generator[str]:
         config = settings.resolve(self.engine.limits)
@@ -150,32 +172,57 @@ class ChatSession:
         self.reason = yield from tokens(self.engine, request)
 
     def _remember(self, question: str, answer: str) -> None:
-        if answer:
-            self.messages += [Message("user", question), Message("assistant", answer)]
+        if not answer:
+            return
+        if self.is_alone:
+            self.messages.clear()
+        self.messages += [Message("user", question), Message("assistant", answer)]
 
     def retry(self) -> tuple[str, Generator[str]]:
-        """Takes back the last answer; returns its question and a new answer.
+        """Returns the last question and another answer to it, which takes the place of the old one.
 
-        Greedy decoding would say the same again, so it is sampled for this once. The old answer is
-        gone even if the new one is stopped at once.
+        Greedy decoding, and a fixed seed, would say the same again: for this once the answer is
+        sampled with a new seed. A new answer that says nothing, or fails, leaves the old one.
 
         Raises:
             DataError: nothing has been answered yet.
         """
         if not self.messages:
             raise DataError("nothing to retry: ask a question first")
-        question = self.messages[-2].content
-        del self.messages[-2:]
-        settings = self._settings
+        settings = replace(self._settings, seed=None)
         if settings.temperature == 0:
             settings = replace(
                 settings, temperature=RETRY_TEMPERATURE, num_beams=1, length_penalty=1.0
             )
-        return question, self.ask(question, settings)
+        question = self.messages[-2].content
+        return question, self._another(question, settings)
+
+    def _another(self, question: str, settings: ChatSettings) -> Generator[str]:
+        old = self.messages[-2:]
+        del self.messages[-2:]
+        others = len(self.messages)
+        try:
+            yield from self.ask(question, settings)
+        finally:
+            if len(self.messages) == others:
+                self.messages += old
+
+    def undo(self) -> str:
+        """Takes back the last question and its answer; returns the question.
+
+        Raises:
+            DataError: nothing has been answered yet.
+        """
+        if not self.messages:
+            raise DataError("nothing to undo: ask a question first")
+        question = self.messages[-2].content
+        del self.messages[-2:]
+        return question
 
     def reset(self) -> None:
         """Forgets the conversation."""
         self.messages.clear()
+        self.left_out = 0
 
     def save(self, path: Path) -> None:
         """Writes the conversation as JSON, readable by its owner only.

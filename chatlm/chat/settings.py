@@ -4,12 +4,14 @@ In: keys of a door. Out: a `GenerationConfig` for an engine, and stop strings, w
 know.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from chatlm.errors import ConfigError
 from chatlm.generation_config import GenerationConfig
-from chatlm.inference.engine import Limits
+
+if TYPE_CHECKING:  # a door that only shows its help needs no engine
+    from chatlm.inference.engine import Limits
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
@@ -38,7 +40,8 @@ class ChatSettings:
     no_repeat_ngram_size: int = _setting(0, "禁止重复的连续 token 数；0 不禁止")
     seed: int | None = _setting(None, "抽取的随机种子；none 每次不同")
     stop: list[str] = field(
-        default_factory=list, metadata={"help": "出现其中之一就停，它本身不显示；用逗号分开"}
+        default_factory=list,
+        metadata={"help": "出现其中之一就停，它本身不显示；用逗号分开，\\n 是换行"},
     )
 
     def __post_init__(self) -> None:
@@ -50,7 +53,11 @@ class ChatSettings:
                     f"stop={text[:20]!r}: expected 1 to {MAX_STOP_CHARS} characters each"
                 )
 
-    def resolve(self, limits: Limits) -> GenerationConfig:
+    def with_line_ends(self) -> "ChatSettings":
+        r"""Returns the settings as typed on one line: `\n` in a stop string is a newline."""
+        return replace(self, stop=[text.replace("\\n", "\n") for text in self.stop])
+
+    def resolve(self, limits: "Limits") -> GenerationConfig:
         """Returns what an engine has to know.
 
         Raises:

@@ -1,20 +1,16 @@
-"""Whole chats, compared letter by letter: in memory, through pipes, and at a (pseudo) terminal."""
+"""Whole chats at a keyboard, in memory, compared letter by letter."""
 
 import io
-import os
-import re
-import signal
-import stat
-import subprocess
 from pathlib import Path
 
 import pytest
-from scripted_chat import DEADLINE_SECONDS, GREETING, PROGRAM, environment, session
+from scripted_chat import GREETING, session
 
 from chatlm.chat.session import ChatSession
-from chatlm.terminal import HINT, Screen, answer_lines, clean_input, converse, history_file
-
-# --- at a keyboard, in memory ---------------------------------------------------------------------
+from chatlm.chat.settings import ChatSettings
+from chatlm.errors import CheckpointError
+from chatlm.terminal.dialogue import HINT, clean_input, converse
+from chatlm.terminal.screen import Screen
 
 
 class Typist:
@@ -35,12 +31,17 @@ class Typist:
 
 
 def transcript(
-    script: list[str | type[BaseException]], monkeypatch: pytest.MonkeyPatch, history_turns: int = 0
+    script: list[str | type[BaseException]],
+    monkeypatch: pytest.MonkeyPatch,
+    history_turns: int = 0,
+    *,
+    streams: bool = True,
 ) -> tuple[str, ChatSession]:
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
     chat = session(history_turns)
-    assert converse(chat, Typist(script, out), Screen(out, out, is_plain=False)) == 0
+    screen = Screen(out, out, is_plain=False, streams=streams)
+    assert converse(chat, Typist(script, out), screen) == 0
     return out.getvalue(), chat
 
 
@@ -80,7 +81,7 @@ def test_a_conversation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         "第二行\n"
         "[3 tokens, 6.0 tok/s]\n"
         "用户：/stats\n"
-        "3 个回答，10 tokens, 6.7 tok/s\n"
+        "3 个回答，10 tokens, 6.7 tok/s，平均 0.25 秒出第一个字\n"
         "用户：/save 对话.json\n"
         "已保存 2 轮对话到 对话.json\n"
         "用户：/reset\n"
@@ -143,11 +144,13 @@ def test_mistakes_stay_in_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
         "length_penalty        1.0\n"
         "repetition_penalty    1.0\n"
         "no_repeat_ngram_size  0\n"
-        "seed                  None\n"
-        "stop                  []\n"
+        "seed                  none\n"
+        "stop                  \n"
         "model                 scripted\n"
-        "history_turns         0（单轮模型，历史不会发给它）\n"
-        "history               0 轮\n"
+        "engine                scripted\n"
+        "limits                问题 41 个 token，回答 2000 个，历史 0 轮\n"
+        "history               0 轮，0 个 token\n"
+        "next question         单轮模型，历史不会发给它\n"
         "用户：^D\n"
     )
 
@@ -158,16 +161,19 @@ def test_help_is_aligned_by_width_on_the_screen(monkeypatch: pytest.MonkeyPatch)
         "用户：/help\n"
         "/help           显示这张表\n"
         "/reset          忘掉这段对话，从头开始\n"
-        "/set 键=值 ...  改变生成参数，例如 /set temperature=0.7 top_p=0.9\n"
+        "/set 键=值 ...  改变生成参数，例如 /set temperature=0.7 stop=。,\\n\n"
         "/show           显示模型、参数和历史长度\n"
         "/save [文件]    把对话存成 JSON 文件\n"
         "/load 文件      读回存好的对话\n"
         "/retry          重新回答上一个问题\n"
-        "/stats          显示本次会话的回答数、token 数和速度\n"
+        "/undo           收回上一个问题和它的回答\n"
+        "/stats          显示本次会话的回答数、token 数、速度和等第一个字的时间\n"
         "/exit           退出（exit、Ctrl-D 也行）\n"
         "cls             清屏并忘掉这段对话\n"
         '"""             开始多行问题，再用一个 """ 结束\n'
         "Ctrl-C          停止正在生成的回答\n"
+        "Alt-Enter       在问题里换行；粘贴的多行文字也是一个问题\n"
+        "行首的空格      这一行不记进历史文件\n"
         "用户：^D\n"
     )
 
@@ -199,129 +205,115 @@ def test_a_hostile_answer_cannot_drive_the_terminal(monkeypatch: pytest.MonkeyPa
     assert "\x1b" not in text
 
 
-# --- pipes ----------------------------------------------------------------------------------------
-
-
-def run(
-    tmp_path: Path, *arguments: str, stdin: bytes = b"", **changes: str
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*PROGRAM, *arguments],
-        input=stdin,
-        capture_output=True,
-        env=environment(tmp_path, **changes),
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
-
-
-def test_a_pipe_gets_one_line_an_answer(tmp_path: Path) -> None:
-    stdin = (
-        '\ufeff你好\r\n\n写两行\n/stats\n攻击\n"""不是多行\n'.encode()
-        + b"\xff\xfe\n/exit\nignored\n"
-    )
-    result = run(tmp_path, stdin=stdin, TERM="xterm-256color", FORCE_COLOR="1")
-    assert result.stdout.decode() == (
-        "你好！很高兴见到你。\n"
-        "\n"
-        "第一行\\n第二行\n"
-        "安全的。\n"
-        '您问的是「"""不是多行」\n'
-        "您问的是「\ufffd\ufffd」\n"
-    )
-    assert result.stderr.decode() == "2 个回答，7 tokens, 7.0 tok/s\n"
-    assert result.returncode == 0
-
-
-def test_a_last_line_without_newline_is_answered(tmp_path: Path) -> None:
-    result = run(tmp_path, stdin="你好".encode())
-    assert result.stdout.decode() == "你好！很高兴见到你。\n"
-    assert run(tmp_path).stdout == b""
-
-
-def test_a_mistake_in_a_pipe_is_one_line_and_exit_2(tmp_path: Path) -> None:
-    result = run(tmp_path, stdin="你好\n/set top_q=1\n再见\n".encode())
-    assert result.stdout.decode() == "你好！很高兴见到你。\n"
-    assert result.stderr.decode() == ("error: unknown setting 'top_q': did you mean 'top_p'?\n")
-    assert result.returncode == 2
-
-
-def test_an_ascii_locale_changes_nothing(tmp_path: Path) -> None:
-    changes = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    result = run(tmp_path, stdin="你好\n".encode(), **changes)
-    assert result.stdout.decode() == "你好！很高兴见到你。\n"
-
-
-def test_one_question_gets_its_answer_as_it_is(tmp_path: Path) -> None:
-    result = run(tmp_path, "0", "0", "写两行")
-    assert (result.stdout.decode(), result.stderr, result.returncode) == (
-        "第一行\n第二行\n",
-        b"",
-        0,
-    )
-
-
-def test_ctrl_c_ends_one_question_with_130(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [*PROGRAM, "0.05", "0", "慢"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(tmp_path),
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        start = os.read(process.stdout.fileno(), 100)
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=DEADLINE_SECONDS)
-    text = (start + rest).decode()
-    assert re.fullmatch("字{1,900}\n", text)
-    assert (errors, process.returncode) == (b"", 130)
-
-
-def test_a_reader_that_leaves_ends_the_chat_quietly(tmp_path: Path) -> None:
-    command = f"yes 你好 | head -2000 | {' '.join(PROGRAM)} | head -1"
-    result = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command}"],
-        capture_output=True,
-        env=environment(tmp_path),
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
-    assert result.stdout.decode() == "你好！很高兴见到你。\n"
-    assert b"Traceback" not in result.stderr
-
-
-def test_lines_are_answered_as_they_come() -> None:
-    out, err = io.StringIO(), io.StringIO()
-    chat = session(history_turns=2)
-    lines = io.BytesIO("你好\n/reset\n/retry\n".encode())
-    with pytest.raises(Exception, match="nothing to retry"):
-        answer_lines(chat, lines, Screen(out, err, is_plain=True))
-    assert (out.getvalue(), err.getvalue()) == ("你好！很高兴见到你。\n", "对话已清空。\n")
-
-
 def test_input_becomes_text_that_utf8_can_encode() -> None:
     assert clean_input("  好\udcff ") == "好\ufffd"
     assert clean_input("\ud800") == "\ufffd"
 
 
-# --- history --------------------------------------------------------------------------------------
+def test_a_line_says_how_an_answer_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, _ = transcript(
+        ["/set max_new_tokens=2", "你好", "空", "错", "很长的问题" * 20], monkeypatch
+    )
+    assert text == GREETING + (
+        "用户：/set max_new_tokens=2\n"
+        "max_new_tokens=2\n"
+        "用户：你好\n"
+        "助手：你好！\n"
+        "（到长度上限）[2 tokens, 4.0 tok/s]\n"
+        "用户：空\n"
+        "助手：\n"
+        "（没有回答）[0 tokens, 0.0 tok/s]\n"
+        "用户：错\n"
+        "助手：半\n"
+        "error: out of memory\n"
+        f"用户：{'很长的问题' * 20}\n"
+        f"助手：您问的是「{'很长的问题' * 8}」\n"
+        "（问题太长：模型只读到前 40 个 token。）\n"
+        "[1 tokens, 2.0 tok/s]\n"
+        "用户：^D\n"
+    )
 
 
-def test_the_history_file_is_for_its_owner_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_chat_says_once_that_it_begins_to_forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    script: list[str | type[BaseException]] = ["你好", "/show", "甲", "乙", "/reset", "/show"]
+    text, chat = transcript(script, monkeypatch, history_turns=9)
+    forgets = "（对话长了：最早的 2 轮不再发给模型；/reset 从头开始。）\n"
+    assert "history               1 轮，12 个 token\n" in text
+    assert "next question         1 轮，下一个问题最多带上这些\n" in text
+    assert text.count("（对话长了") == 1
+    assert forgets in text.split("用户：乙\n")[1]
+    assert text.endswith("next question         0 轮，下一个问题最多带上这些\n用户：^D\n")
+    assert chat.left_out == 0
+
+
+def test_a_turn_can_be_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, chat = transcript(["/undo", "你好", "写两行", "/undo"], monkeypatch)
+    assert "用户：/undo\nerror: nothing to undo: ask a question first\n" in text
+    assert text.endswith("用户：/undo\n已收回：写两行\n用户：^D\n")
+    assert [message.content for message in chat.messages] == ["你好", "你好！很高兴见到你。"]
+
+
+def test_several_keys_are_set_at_once_and_stops_as_they_are_typed(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    path = tmp_path / "chatlm" / "history"
-    assert history_file() == path
-    path.chmod(0o644)
-    history_file()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    script: list[str | type[BaseException]] = [
+        '/set top_k=5 stop="用户： ",\\n seed=7',
+        "写两行",
+        "/set seed=none",
+        '/set stop="',
+        "/set top_k=13",
+    ]
+    text, chat = transcript(script, monkeypatch)
+    assert text == GREETING + (
+        '用户：/set top_k=5 stop="用户： ",\\n seed=7\n'
+        "top_k=5 stop=用户： ,\\n seed=7\n"
+        "用户：写两行\n"
+        "助手：第一行\n"
+        "[2 tokens, 4.0 tok/s]\n"
+        "用户：/set seed=none\n"
+        "seed=none\n"
+        '用户：/set stop="\n'
+        'error: /set stop=": a quotation mark is missing\n'
+        "用户：/set top_k=13\n"
+        "error: top_k=13: this engine does not like it\n"
+        "用户：^D\n"
+    )
+    assert chat.settings == ChatSettings(top_k=5, stop=["用户： ", "\n"])
 
 
-def test_a_chat_without_a_place_for_history_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_answer_can_be_shown_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, _ = transcript(["写两行", "攻击"], monkeypatch, streams=False)
+    assert text == GREETING + (
+        "用户：写两行\n助手：第一行\n第二行\n[3 tokens, 6.0 tok/s]\n"
+        "用户：攻击\n助手：安全的。\n[6 tokens, 12.0 tok/s]\n"
+        "用户：^D\n"
+    )
+
+
+def test_a_fence_can_be_left_with_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, chat = transcript(['"""一', KeyboardInterrupt, "你好"], monkeypatch)
+    assert text.startswith(f'{GREETING}用户："""一\n…… ^C\n{HINT}\n用户：你好\n助手：')
+    assert len(chat.messages) == 2
+
+
+def test_a_chat_whose_model_cannot_be_opened_ends_with_the_reason() -> None:
+    asked: list[str] = []
+
+    def wait() -> None:
+        asked.append("waited")
+        raise CheckpointError("model.safetensors is damaged")
+
+    out = io.StringIO()
+    screen = Screen(out, out, is_plain=False)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        converse(session(), Typist(["/help", "/set top_k=3", "", "你好"], out), screen, wait)
+    assert asked == ["waited"]
+
+
+def test_a_saved_chat_has_a_name_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "chatlm").write_text("a file where the folder should be")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert history_file() is None
+    monkeypatch.chdir(tmp_path)
+    text, _ = transcript(["你好", "/save", "/save"], monkeypatch)
+    (saved,) = tmp_path.glob("chat-*.json")
+    assert f"已保存 1 轮对话到 {saved.name}\n" in text

@@ -1,8 +1,9 @@
 """From source ids to answer ids: greedy, sampling and beam search over a `T5`.
 
 In: a model, padded source ids, a `GenerationConfig`. Out: lists of ids without the start and
-without EOS, or an iterator of ids. Knows no text and no tokenizer. The source is encoded once, its
-cross-attention keys are made once, then each token costs one token.
+without EOS, or an iterator of ids; and the steps of choosing a token, for the engine that answers
+many at once (`chatlm.inference.torch_engine`). Knows no text and no tokenizer. The source is
+encoded once, its cross-attention keys are made once, then each token costs one token.
 
 Shapes: B batch (rows: examples times beams), S source length, T answer so far, V vocabulary.
 """
@@ -34,8 +35,7 @@ def generate(
     if not len(input_ids):
         return []
     if config.num_beams > 1:
-        with _eval_mode(model):
-            return _beam_search(model, input_ids, attention_mask, config)
+        return _last(beam_search(model, input_ids, attention_mask, config))
     answers: list[list[int]] = [[] for _ in range(len(input_ids))]
     running = set(range(len(answers)))
     for tokens in _tokens(model, input_ids, attention_mask, config):
@@ -91,19 +91,19 @@ def _tokens(
     model: T5, input_ids: Tensor, attention_mask: Tensor, config: GenerationConfig
 ) -> Iterator[list[int]]:
     """Yield the next token of every row, `max_new_tokens` times; the caller watches for EOS."""
-    generator = _generator(config, input_ids.device)
+    generator = sampling_generator(config, input_ids.device)
     with _eval_mode(model):
         step = _Stepper(model, input_ids, attention_mask)
         history = input_ids.new_zeros(len(input_ids), 0)
         tokens = step.start
         for _ in range(config.max_new_tokens):
-            scores = _adjust(step(tokens), history, config, model.config)
-            tokens = _choose(scores, config, generator)
+            scores = adjust(step(tokens), history, config, model.config)
+            tokens = choose(scores, config, generator)
             history = torch.cat([history, tokens], dim=1)
             yield tokens.flatten().tolist()
 
 
-def _generator(config: GenerationConfig, device: torch.device) -> torch.Generator | None:
+def sampling_generator(config: GenerationConfig, device: torch.device) -> torch.Generator | None:
     """Return a generator of our own, so that sampling neither reads nor moves the global one."""
     if config.temperature == 0:
         return None
@@ -138,7 +138,7 @@ class _Stepper:
 
 
 @torch.inference_mode()
-def _adjust(
+def adjust(
     scores: Float[Tensor, "B V"],
     history: Int[Tensor, "B T"],
     config: GenerationConfig,
@@ -174,7 +174,7 @@ def _repeating(tokens: list[int], n: int) -> list[int]:
 
 
 @torch.inference_mode()
-def _choose(
+def choose(
     scores: Float[Tensor, "B V"], config: GenerationConfig, generator: torch.Generator | None
 ) -> Int[Tensor, "B 1"]:
     """Return the next token of each row: the best one, or a draw."""
@@ -220,16 +220,33 @@ class _Finished:
         self.is_closed = self.is_closed or (is_full and best_running_score <= self.answers[-1][0])
 
 
-def _beam_search(
-    model: T5, input_ids: Tensor, attention_mask: Tensor, config: GenerationConfig
-) -> list[list[int]]:
-    """Return the best answer per example.
+def _last(steps: Generator[None, None, list[list[int]]]) -> list[list[int]]:
+    """Return what a generator returns in the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def beam_search(
+    model: T5, input_ids: Int[Tensor, "B S"], attention_mask: TokenMask, config: GenerationConfig
+) -> Generator[None, None, list[list[int]]]:
+    """Return an iterator that makes one token step each time it is asked, and returns the answers.
 
     Each step keeps the `num_beams` best unfinished continuations. One that ends is an answer if it
     is among the best `num_beams` of the step, with log-probability / length ** length_penalty as
     its score; an answer that reaches `max_new_tokens` ends without EOS. An example is closed as
-    `_Finished` says, comparing at the present length.
+    `_Finished` says, comparing at the present length. Until the end or `close()` the model stays in
+    eval mode.
     """
+    with _eval_mode(model):
+        return (yield from _beam_steps(model, input_ids, attention_mask, config))
+
+
+def _beam_steps(
+    model: T5, input_ids: Tensor, attention_mask: Tensor, config: GenerationConfig
+) -> Generator[None, None, list[list[int]]]:
     num_beams, eos = config.num_beams, model.config.eos_token_id
     step = _Stepper(model, input_ids, attention_mask, copies=num_beams)
     examples = [_Finished(num_beams) for _ in range(len(input_ids))]
@@ -239,7 +256,7 @@ def _beam_search(
     totals[:, 0] = 0.0
     tokens = step.start
     for length in range(1, config.max_new_tokens + 1):
-        scores = _adjust(step(tokens).log_softmax(dim=-1), history, config, model.config)
+        scores = adjust(step(tokens).log_softmax(dim=-1), history, config, model.config)
         top_totals, top_rows, top_tokens = _best_continuations(scores, totals, num_beams)
         is_last = length == config.max_new_tokens
         _collect(examples, history, top_totals, top_rows, top_tokens, eos, is_last, config)
@@ -252,6 +269,7 @@ def _beam_search(
         tokens = top_tokens.gather(1, chosen).flatten()[:, None]
         history = torch.cat([history[rows], tokens], dim=1)
         step.reorder(rows)
+        yield
     return [example.answers[0][1] for example in examples]
 
 

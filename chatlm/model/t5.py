@@ -7,7 +7,7 @@ Shapes: B batch, S source length, T target length, D d_model, H heads, V vocabul
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,15 @@ class LossOutput(NamedTuple):
     """Sum of the cross-entropy in nats over the labels that are not ignored, fp32."""
     num_tokens: Int[Tensor, ""]
     """Number of those labels, int64."""
+
+
+@runtime_checkable
+class CrossCache(Protocol):
+    """Where a decoder finds what its layers took from the sources at an earlier step."""
+
+    def cross(self, make: Callable[[], Sequence[KeysValues]]) -> Sequence[KeysValues]:
+        """Return the keys and values of all layers, laid out by head; `make` makes them."""
+        ...
 
 
 class EncoderLayer(nn.Module):
@@ -135,7 +144,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def _keys_values(self, memory: Float[Tensor, "*S D"]) -> tuple[Float[Tensor, "*S 2 H K"], ...]:
+    def keys_values(self, memory: Float[Tensor, "*S D"]) -> tuple[Float[Tensor, "*S 2 H K"], ...]:
         """Return what each layer's cross-attention takes from the memory, by one product."""
         layers = cast(Iterable[DecoderLayer], self.layers)
         attentions = [layer.cross_attention for layer in layers]
@@ -145,25 +154,30 @@ class Decoder(nn.Module):
     def forward(
         self,
         embedded: Float[Tensor, "*B D"],
-        memory: Float[Tensor, "*S D"],
+        memory: Float[Tensor, "*S D"] | None,
         make_attend: Callable[[RelativeBias | None], Sequence[AttendSelf]],
         attend_cross: AttendCross,
-        cache: Cache | None = None,
+        cache: CrossCache | None = None,
     ) -> Float[Tensor, "*B D"]:
         """Return the final states of the target tokens.
 
         Args:
             embedded: Target tokens, those only that are not in a cache.
-            memory: What the encoder returned.
+            memory: What the encoder returned; None: the cache has what the layers take from it.
             make_attend: As in the encoder, but one for each layer, because a cache has layers.
             attend_cross: Attention to the source.
             cache: Keeps what the layers take from the memory, laid out by head, from the first
                 call on.
         """
+
+        def from_memory() -> tuple[Tensor, ...]:
+            assert memory is not None, "nothing in the cache and no memory to make it from"
+            return self.keys_values(memory)
+
         if cache is None:
-            keys_values: Sequence[KeysValues] = self._keys_values(memory)
+            keys_values: Sequence[KeysValues] = from_memory()
         else:
-            keys_values = cache.cross(lambda: [*map(rows.by_head, self._keys_values(memory))])
+            keys_values = cache.cross(lambda: [*map(rows.by_head, from_memory())])
         attends = make_attend(self.relative_attention_bias)
         states = self.dropout(embedded)
         for layer, own, attend_self in zip(self.layers, keys_values, attends, strict=True):

@@ -1,7 +1,7 @@
 # `make check` is what a change has to pass; it changes no file.
 PYTHON ?= python
 
-.PHONY: check test format torture torture-data torture-peers
+.PHONY: check test format security torture torture-data torture-peers
 
 check:
 	$(PYTHON) -m ruff format --check .
@@ -17,6 +17,9 @@ torture:
 
 torture-peers:
 	$(PYTHON) -m benchmarks.torture.run scenarios=peers
+
+security:
+	$(PYTHON) -m benchmarks.security.run
 
 torture-data:
 	CHATLM_TORTURE=1 $(PYTHON) -m pytest -n 2 tests/corpus

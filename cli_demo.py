@@ -12,6 +12,7 @@ server does in `chatlm.server`. Nothing that takes long is imported before it is
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
@@ -19,6 +20,7 @@ from chatlm import cli
 from chatlm.chat.settings import ChatSettings
 from chatlm.checkpoint.paths import resolve_model
 from chatlm.errors import ConfigError
+from chatlm.sanitize import sanitize
 
 USAGE = """用法：
   python cli_demo.py [chat] [键=值 ...]          和模型对话
@@ -91,6 +93,12 @@ def chat(argv: Sequence[str]) -> int:
     config = cli.parse(settings, ChatConfig, aliases=ALIASES)
     chat_settings = config.chat_settings()
     folder = resolve_model(config.model or None)
+    if not config.model and sys.stderr.isatty():
+        from chatlm.inference.ct2_files import exported_of
+
+        if faster := exported_of(folder):
+            hint = f"提示：它已导出为 {faster}，打开和回答都更快：model={faster}"
+            print(sanitize(hint), file=sys.stderr)
 
     from chatlm.inference.engine import Engine
     from chatlm.inference.open import open_engine, read_limits

@@ -36,6 +36,7 @@ UTILS_SETTINGS = {
     ("raw_data_process", "verify"): "VerifySettings",
     ("raw_data_process", "explain"): "ExplainSettings",
     ("train_tokenizer", ""): "TrainTokenizerConfig",
+    ("export_model", ""): "ExportConfig",
 }
 
 
@@ -55,6 +56,11 @@ def check_train(argv: list[str]) -> None:
 
 
 def check_chat(argv: list[str]) -> None:
+    if argv[0] == "serve":
+        from chatlm.server.config import ServeConfig
+
+        cli.parse(argv[1:], ServeConfig)
+        return
     settings, question = cli_demo.split_question(argv[1:])
     assert argv[0] in cli_demo.COMMANDS
     cli.parse(settings, cli_demo.ChatConfig)

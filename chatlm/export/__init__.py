@@ -1,0 +1,1 @@
+"""Checkpoints in the forms that other programs read."""

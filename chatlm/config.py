@@ -43,7 +43,10 @@ class TrainConfig:
     gradient_shares: int = _setting(
         0, "CPU: as many processes, or 1/2, 1/4, ..., give equal bits; 0: 4, 1 if steps are small"
     )
-    max_source_tokens: int = _setting(256, "longer questions are cut at the end, EOS included")
+    max_source_tokens: int = _setting(
+        256,
+        "longer conversations lose their oldest turns, longer questions their end; EOS included",
+    )
     max_target_tokens: int = _setting(256, "longer answers are cut and then get no EOS")
     optimizer: str = _setting("muon", "muon (matrices of layers; AdamW for the rest) or adamw")
     learning_rate: float = _setting(1e-2, "peak; adamw: of each tensor's RMS, if rms_scaled")
@@ -75,7 +78,9 @@ class TrainConfig:
     eval_pairs: int = _setting(4096, "validation pairs for the loss; 0: all")
     eval_answers: int = _setting(256, "validation pairs answered for BLEU; 0: none")
     max_new_tokens: int = _setting(256, "longest answer in evaluation")
-    history_turns: int = _setting(0, "earlier turns that chat puts before a question")
+    history_turns: int = _setting(
+        -1, "earlier turns that chat puts before a question; -1: as many as the training pairs have"
+    )
     vocab_size: int = _setting(29298, "entries of a tokenizer that has to be trained first")
     model: ModelConfig = field(default_factory=ModelConfig)
 
@@ -119,6 +124,7 @@ class TrainConfig:
                 self.keep_checkpoints >= 2,
                 "keep_checkpoints must be at least 2: one may get damaged",
             ),
+            (self.history_turns >= -1, "history_turns must be at least -1"),
             (self.max_bad_steps >= 1, "max_bad_steps must be at least 1"),
             (self.hang_seconds >= 5, "hang_seconds must be at least 5"),
             (

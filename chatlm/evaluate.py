@@ -21,6 +21,7 @@ from chatlm.corpus.example import Example
 from chatlm.dataset.batches import collate, lengths_of
 from chatlm.dataset.order import Rows
 from chatlm.dataset.packing import split
+from chatlm.dataset.prompts import source_ids
 from chatlm.dataset.token_store import TokenStore
 from chatlm.generate import generate
 from chatlm.generation_config import GenerationConfig
@@ -138,14 +139,11 @@ def answers(
         tokenizer: the one that the model was trained with.
         prompts: questions.
         config: how to decode.
-        max_source_tokens: longer questions are cut, as in training.
+        max_source_tokens: longer conversations and questions are made to fit, as in training.
         device: where the model is.
         on_batch: called with the number of answers after every batch.
     """
-    encoded = [
-        [*ids[: max_source_tokens - 1], tokenizer.eos_id]
-        for ids in tokenizer.encode_batch(list(prompts))
-    ]
+    encoded = source_ids(prompts, tokenizer, max_source_tokens)
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
     results = [""] * len(encoded)
     was_training = model.training

@@ -20,6 +20,7 @@ from chatlm.checkpoint.state import State
 from chatlm.checkpoint.weights import load_model
 from chatlm.config import TrainConfig
 from chatlm.dataset.prepare import Prepared
+from chatlm.dataset.token_store import TokenStore
 from chatlm.engines import Engine
 from chatlm.errors import CheckpointError
 from chatlm.health import finite
@@ -27,6 +28,14 @@ from chatlm.neighbours.lock import Lock
 
 Tensors = Mapping[str, Tensor]
 CHAT_KEYS = ("max_source_tokens", "max_new_tokens", "history_turns")
+
+
+def chat_limits(config: TrainConfig, train: TokenStore) -> dict[str, int]:
+    """Returns what chat has to know of a training: the content of chat.json."""
+    limits = {key: asdict(config)[key] for key in CHAT_KEYS}
+    if config.history_turns < 0:
+        limits["history_turns"] = train.history_turns
+    return limits
 
 
 class Checkpoints:
@@ -74,7 +83,7 @@ class Checkpoints:
                 self._lock.check()
             for store in filter(None, (self._data.train, self._data.valid)):
                 store.require_unchanged()
-            chat = {key: asdict(self._config)[key] for key in CHAT_KEYS}
+            chat = chat_limits(self._config, self._data.train)
             model, tokenizer = self._config.model, self._data.tokenizer
             self._saver.save(
                 lambda: Snapshot(state, *take(), model, tokenizer, chat), state.best_step

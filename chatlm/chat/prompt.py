@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chatlm.corpus import conversation
-from chatlm.corpus.normalize import normalize
 from chatlm.inference.engine import Codec, Limits
 
 
@@ -49,10 +48,12 @@ def fit(history: Sequence[Message], question: str, tokenizer: Codec, limits: Lim
     said = [message.content for message in history]
     turns = list(zip(said[::2], said[1::2], strict=True))
     turns = turns[max(0, len(turns) - limits.history_turns) :]
-    question = normalize(question)  # as the questions of the training were
     room = limits.max_source_tokens - 1
-    ids = tokenizer.encode(conversation.render(turns, question))
-    while turns and len(ids) > room:
-        del turns[0]
-        ids = tokenizer.encode(conversation.render(turns, question))
-    return Prompt((*ids[:room], tokenizer.eos_id), len(turns), is_cut=len(ids) > room)
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(tokenizer.encode(text)) for text in texts]
+
+    # As the prompts of the training were made, to the last character.
+    fitted = conversation.fit(conversation.prompt_for(turns, question), count, room)
+    ids = tokenizer.encode(fitted.text)
+    return Prompt((*ids[:room], tokenizer.eos_id), fitted.num_turns, is_cut=len(ids) > room)

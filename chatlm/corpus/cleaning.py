@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from chatlm.corpus import filters, private
 from chatlm.corpus.boilerplate import strip_boilerplate
 from chatlm.corpus.counts import Counts
-from chatlm.corpus.example import Example
+from chatlm.corpus.example import Example, Skipped
 from chatlm.corpus.filters import Filter
 from chatlm.corpus.normalize import normalize
 from chatlm.corpus.recipe import Recipe
@@ -78,8 +78,11 @@ def convert(
             drop(done, Rejected(path, record.position, found, _excerpt(record)))
             continue
         votes = source.votes(record.fields) if source.votes and recipe.min_votes else None
-        for turn, example in enumerate(found):
-            yield example, votes, record.position, turn
+        for turn, one in enumerate(found):
+            if isinstance(one, Skipped):
+                drop(done, Rejected(path, record.position, one.reason, one.text, turn))
+            else:
+                yield one, votes, record.position, turn
 
 
 def clean_example(example: Example, recipe: Recipe, counts: Counts) -> Example | str:

@@ -175,8 +175,10 @@ class ColumnRoad:
             if isinstance(found, str):  # The record gave no example, whatever its votes.
                 reason, text = found, "\n".join(map(str, record.fields.values()))
             else:
+                one = found[0]
+                assert isinstance(one, Example), "a conversation is no ordinary row"
                 reason = reasons.get(row) or clean.OUTCOMES[done.outcome[row]]
-                text = f"{found[0].prompt}\n{found[0].response}"
+                text = f"{one.prompt}\n{one.response}"
             cleaning.drop(dropped, Rejected(path, record.position, reason, text))
         return dropped
 

@@ -1,30 +1,29 @@
 """One raw record of a corpus into examples.
 
-In: the fields of a record. Out: a list of examples, or the reason (a string) why it gives none.
+In: the fields of a record. Out: a list of examples, and of what of the record is in none, or the
+reason (a string) why it gives nothing.
 Each function knows the published schema of its corpus and nothing else; cleaning and judging come
 later. HTML is decoded here, because whether a text is HTML is a fact about its corpus.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from chatlm.corpus.conversation import render
-from chatlm.corpus.example import Example
+from chatlm.corpus.example import Example, Skipped
 from chatlm.corpus.keys import prose_key, stable_hash
-from chatlm.corpus.normalize import HAN, WIDE_MARKS, decode_html
+from chatlm.corpus.messages import examples_of
+from chatlm.corpus.normalize import HAN, WIDE_MARKS, decode_html, normalize
 from chatlm.corpus.records import Fields
+from chatlm.corpus.table_header import CONVERSATION_NAMES
 from chatlm.corpus.wiki import variants as wiki
 from chatlm.corpus.wiki import wikitext
 
-Convert: TypeAlias = Callable[[Fields], "list[Example] | str"]
+Convert: TypeAlias = Callable[[Fields], "Sequence[Example | Skipped] | str"]
 
 PROMPT_NAMES = ("prompt", "instruction", "question", "query")
 RESPONSE_NAMES = ("response", "output", "answer", "target", "reply", "completion")
-MAX_TURNS = 200
-MAX_CONVERSATION_CHARS = 200_000
-"""Every answer is asked with all that was said before it, so that a conversation grows with the
-square of its length: one of these bounds becomes ten million characters."""
 _NOTHING = frozenset(("", "无", "None", "none", "null", "NaN", "nan"))
 
 _PARAGRAPH = re.compile(f"((?:[。！？…]|[!?~](?= +[{HAN}{WIDE_MARKS}“‘]))[”’」』）)]*) +")
@@ -82,10 +81,10 @@ def zhihu_kol(fields: Fields) -> list[Example] | str:
     return _pair(text_of(fields, "INSTRUCTION"), response, "zhihu_kol")
 
 
-def belle(fields: Fields) -> list[Example] | str:
+def belle(fields: Fields) -> Sequence[Example | Skipped] | str:
     """All releases: instruction/output, input/target, conversations, Human/Assistant scripts."""
     if "conversations" in fields:
-        return _conversation(fields["conversations"])
+        return examples_of(fields["conversations"], "belle")
     if "target" in fields and "input" in fields:
         # The first releases wrote a line break as the two characters \ and n.
         prompt, response = (text_of(fields, name) for name in ("input", "target"))
@@ -141,18 +140,21 @@ def zhwiki(fields: Fields) -> list[Example] | str:
     return [Example(phrasing.format(title), text, "zhwiki")]
 
 
-def pairs(fields: Fields) -> list[Example] | str:
-    """Any two columns with a usual name, an `input` that completes the prompt, a `source`."""
+def pairs(fields: Fields) -> Sequence[Example | Skipped] | str:
+    """Any two columns with a usual name, an `input` that completes the prompt, a `source`.
+
+    Or, whatever else is there, a conversation: `messages` or `conversations`.
+    """
+    source = fields.get("source")
+    name = source if isinstance(source, str) and source else "pairs"
+    for conversation in CONVERSATION_NAMES:
+        if fields.get(conversation) is not None:
+            return examples_of(fields[conversation], name)
     prompt_name = next((name for name in PROMPT_NAMES if name in fields), None)
     response_name = next((name for name in RESPONSE_NAMES if name in fields), None)
     if prompt_name is None or response_name is None:
         return "missing_field"
-    source = fields.get("source")
-    return _pair(
-        _with_input(fields, prompt_name),
-        text_of(fields, response_name),
-        source if isinstance(source, str) and source else "pairs",
-    )
+    return _pair(_with_input(fields, prompt_name), text_of(fields, response_name), name)
 
 
 def zhihu_votes(fields: Fields) -> int | None:
@@ -222,33 +224,10 @@ def _with_input(fields: Fields, prompt_name: str) -> str:
     return f"{prompt}\n{extra}"
 
 
-def _conversation(turns: object) -> list[Example] | str:
-    """Each answer of a human/assistant conversation, asked with all turns before it."""
-    if not isinstance(turns, list) or not turns:
-        return "malformed_conversation"
-    if len(turns) > MAX_TURNS:
-        return "conversation_too_long"
-    texts = list[str]()
-    for number, turn in enumerate(turns):
-        speaker = ("human", "assistant")[number % 2]
-        if not isinstance(turn, dict) or turn.get("from") != speaker:
-            return "malformed_conversation"
-        texts.append(text_of(turn, "value").strip())
-    if len(texts) % 2 or not all(texts):
-        return "malformed_conversation"
-    if sum(map(len, texts)) > MAX_CONVERSATION_CHARS:
-        return "conversation_too_long"
-    past = list(zip(texts[::2], texts[1::2], strict=True))
-    return [
-        Example(render(past[:turn], asked), answer, "belle")
-        for turn, (asked, answer) in enumerate(past)
-    ]
-
-
 def _human_assistant(prompt: str, response: str) -> list[Example] | str:
     """The answer to a prompt of `Human:` and `Assistant:` lines that ends in `Assistant:`."""
     parts = _SPEAKER.split(prompt)[1:]
-    speakers, texts = parts[::2], [text.strip() for text in parts[1::2]]
+    speakers, texts = parts[::2], [normalize(text) for text in parts[1::2]]
     expected = [("Human", "Assistant")[number % 2] for number in range(len(speakers))]
     if speakers != expected or len(speakers) % 2 or texts[-1] or not all(texts[:-1]):
         return "malformed_conversation"

@@ -1,6 +1,7 @@
 """What every corpus becomes: one question and one answer.
 
-In: nothing. Out: `Example` and the column layout of every parquet file that the pipeline writes.
+In: nothing. Out: `Example`, the column layout of every parquet file that the pipeline writes, and
+`Skipped` for the parts of a record that become no example.
 It does not judge a text; that is done in `normalize` and `filters`.
 """
 
@@ -24,3 +25,11 @@ class Example:
     prompt: str
     response: str
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A part of a record, one message of a conversation, that is in no example, and why."""
+
+    reason: str
+    text: str

@@ -18,6 +18,7 @@ from chatlm.corpus.build_stage import MANIFEST, work_folder
 from chatlm.corpus.clean_stage import CleanSource, open_clean
 from chatlm.corpus.cleaning import clean_batch
 from chatlm.corpus.duplicates.settings import REASONS
+from chatlm.corpus.example import Skipped
 from chatlm.corpus.normalize import RULES
 from chatlm.corpus.recipe import Recipe
 from chatlm.corpus.records import Record, Rejected
@@ -161,6 +162,8 @@ def _cleaning(corpus: CleanSource, record: Record | Rejected) -> Iterator[str]:
         yield f"convert: dropped as {found}"
         return
     for turn, example in enumerate(found):
+        if isinstance(example, Skipped):
+            continue  # Told below, as the rejects are.
         for side in ("prompt", "response"):
             text = getattr(example, side)
             yield f"{side} {turn}: {_short(text)}"

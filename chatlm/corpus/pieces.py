@@ -19,6 +19,7 @@ from chatlm.corpus.read_parquet import read_parquet, read_parquet_batches
 from chatlm.corpus.read_table import Columns
 from chatlm.corpus.records import Read, Record, Rejected
 from chatlm.corpus.store import file_sha256
+from chatlm.corpus.table_header import CONVERSATION_NAMES
 from chatlm.corpus.wiki import dump
 from chatlm.errors import DataError
 
@@ -95,7 +96,8 @@ def _row_group_range(piece: Piece) -> tuple[int, int]:
 def _has_columns(path: Path, names: Sequence[str]) -> bool:
     """Returns whether a parquet file has all these columns, and no other that could be meant."""
     with open_parquet(path) as file:
-        return set(names) <= set(file.schema_arrow.names)
+        found = set(file.schema_arrow.names)
+        return set(names) <= found and found.isdisjoint(CONVERSATION_NAMES)
 
 
 def _lines(path: Path) -> dict[str, Any]:

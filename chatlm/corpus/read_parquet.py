@@ -7,12 +7,14 @@ file that is cut off, damaged, a bomb, or of another shape is one `DataError`. I
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chatlm.corpus import nested
 from chatlm.corpus.parquet_file import (
     MAX_RATIO,
     MAX_SMALL_BYTES,
@@ -23,7 +25,7 @@ from chatlm.corpus.parquet_file import (
 )
 from chatlm.corpus.parquet_footer import DELTA_BYTE_ARRAY, Footer
 from chatlm.corpus.records import Read, Record, Rejected
-from chatlm.corpus.table_header import Columns, require_columns
+from chatlm.corpus.table_header import CONVERSATION_NAMES, Columns, require_columns
 from chatlm.errors import DataError
 
 Range = tuple[int, int]
@@ -42,18 +44,19 @@ def read_parquet(
 ) -> Read:
     """Yields the rows of a parquet file, or of a half-open range of its row groups.
 
-    Fields are the columns of text, numbers and truth values; others are left out. `notes` counts a
-    file whose pages carry no checksums under `without_checksums`.
+    Fields are the columns of text, numbers and truth values, and the lists of messages that
+    `columns` asks for; others are left out. `notes` counts a file whose pages carry no checksums
+    under `without_checksums`.
 
     Raises:
         DataError: The file is missing, cut off, damaged or a bomb, or a column is missing, there
-            twice or no text.
+            twice or of another type.
     """
     for first_row, batch in _batches(path, columns, None, row_groups, notes):
         names = batch.schema.names
         values = [_values(column) for column in batch.columns]
         for number, row in enumerate(zip(*values, strict=True), start=first_row):
-            if _BAD in row:
+            if any(value is _BAD for value in row):
                 yield Rejected(str(path), number, "invalid_utf8")
             else:
                 yield Record(number, dict(zip(names, row, strict=True)))
@@ -110,7 +113,7 @@ def _batches(
     require_columns(path, schema.names, columns)
     names = _readable(path, schema, columns) if chosen is None else list(chosen)
     for name in names:
-        _require_text(path, schema, columns, name)
+        _require_kind(path, schema, columns, name)
     if notes is not None and not has_checksums(path, footer):
         notes["without_checksums"] += 1
     first, end = row_groups or (0, len(footer.groups))
@@ -123,6 +126,8 @@ def _batches(
     file = open_parquet(path, _with_dictionary(footer, schema, names))
     try:
         size = _batch_rows(footer, first, end)
+        if any(nested.is_messages(schema.field(name).type) for name in names):
+            size = min(size, nested.BATCH_ROWS)
         for batch in file.iter_batches(size, row_groups=range(first, end), columns=names):
             batch = batch.select(names)
             _check_indices(batch)
@@ -159,11 +164,15 @@ def _readable(path: Path, schema: pa.Schema, columns: Columns) -> list[str]:
     return names + [name for name in required if name not in names]
 
 
-def _require_text(path: Path, schema: pa.Schema, columns: Columns, name: str) -> None:
-    """Raises the `DataError` for a column that is asked for and is no text."""
+def _require_kind(path: Path, schema: pa.Schema, columns: Columns, name: str) -> None:
+    """Raises the `DataError` for a column that is asked for and is of another type."""
+    if not any(name in group for group in columns):
+        return
     kind = schema.field(name).type
-    if any(name in group for group in columns) and not _is_text(kind):
-        raise DataError(f"{path}: column {name} is {kind}; expected text")
+    is_list = name in CONVERSATION_NAMES
+    if not (nested.is_messages(kind) if is_list else _is_text(kind)):
+        wanted = nested.WANTED if is_list else "text"
+        raise DataError(f"{path}: column {name} is {kind}; expected {wanted}")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -190,8 +199,8 @@ def _check_indices(batch: pa.RecordBatch) -> None:
 
     The library does not look, and would go on to read memory that is not the dictionary's.
     """
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type):
+    for column in chain.from_iterable(map(nested.leaves, batch.columns)):
+        if isinstance(column, pa.DictionaryArray):
             ends = pc.call_function("min_max", [column.indices])
             low, high = ends["min"].as_py(), ends["max"].as_py()
             if low is not None and not 0 <= low <= high < len(column.dictionary):
@@ -220,6 +229,8 @@ def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         values = _values(column.dictionary)
         return [None if index is None else values[index] for index in column.indices.to_pylist()]
+    if nested.is_messages(column.type):
+        return nested.values(column, _BAD)
     if not _is_text(column.type) or pa.types.is_null(column.type):
         return column.to_pylist()
     if not _is_bytes(column.type):
@@ -256,6 +267,8 @@ def _bounded(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 
 def _num_bytes(column: pa.Array) -> int:
+    if nested.is_messages(column.type):
+        return sum(_num_bytes(leaf) or leaf.nbytes for leaf in nested.leaves(column))
     if not pa.types.is_dictionary(column.type):
         return 0
     lengths = pc.call_function("binary_length", [column.dictionary])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from chatlm.corpus import convert
 from chatlm.corpus.kernels.clean import JOIN_INPUT, JOIN_NOTHING, JOIN_QUESTION
 from chatlm.corpus.raw_blocks import RawBlock
+from chatlm.corpus.table_header import CONVERSATION_NAMES
 
 Votes = Callable[[RawBlock], tuple[NDArray[np.int64], NDArray[np.bool_]]]
 
@@ -118,6 +119,7 @@ SHAPES: dict[str, Shape] = {
         "input",
         JOIN_INPUT,
         needs=("prompt", "response"),
+        excludes=CONVERSATION_NAMES,
         origin="source",
     ),
 }

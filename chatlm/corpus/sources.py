@@ -12,6 +12,7 @@ from chatlm.corpus import convert
 from chatlm.corpus.convert import Convert
 from chatlm.corpus.read_table import Columns
 from chatlm.corpus.records import Fields
+from chatlm.corpus.table_header import CONVERSATION_NAMES
 from chatlm.errors import DataError
 
 
@@ -138,11 +139,14 @@ _TABLE = (
     ),
     Source(
         "pairs",
-        "your own pairs, parquet or JSON",
+        "your own pairs or conversations, parquet or JSON",
         "yours",
         ("*.parquet", "*.jsonl", "*.json", "*.csv"),
         convert.pairs,
-        columns=(convert.PROMPT_NAMES, convert.RESPONSE_NAMES),
+        columns=(
+            (*convert.PROMPT_NAMES, *CONVERSATION_NAMES),
+            (*convert.RESPONSE_NAMES, *CONVERSATION_NAMES),
+        ),
     ),
 )
 

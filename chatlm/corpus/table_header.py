@@ -12,6 +12,9 @@ from chatlm.errors import DataError
 Columns: TypeAlias = Sequence[Sequence[str]]
 """Each group names one column by its possible names; one of the group must be in the file."""
 
+CONVERSATION_NAMES = ("messages", "conversations")
+"""The columns that hold a list of messages where others hold a text."""
+
 _SHOWN = 20
 
 

@@ -11,8 +11,8 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from chatlm import log
 from chatlm.config import TrainConfig
@@ -143,13 +143,15 @@ def prepare(
     folder, train_path = found.folder, found.folder / "train.parquet"
     tokenizer = tokenizer or _tokenizer(config, source, folder, found.train)
     limits = Limits(config.max_source_tokens, config.max_target_tokens)
-    num_threads = config.threads or os.cpu_count() or 1
-    train = _tokens(train_path, found.train, tokenizer, limits, num_threads)
+    made = partial(_tokens, tokenizer=tokenizer, limits=limits, config=config)
+    train = made(train_path, found.train)
     if not len(train):
         raise DataError(f"{train_path} holds no pairs")
+    if config.history_turns < 0:
+        _tell_turns(train, config.max_source_tokens)
     valid = None
     if found.valid and store.num_rows(folder / "valid.parquet"):
-        valid = _tokens(folder / "valid.parquet", found.valid, tokenizer, limits, num_threads)
+        valid = made(folder / "valid.parquet", found.valid)
     else:
         log.warning(f"{folder} holds no validation pairs: no validation loss, no best checkpoint")
     return Prepared(folder, tokenizer, train, valid, found)
@@ -256,25 +258,58 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _tokens(
-    path: Path, digest: str, tokenizer: Tokenizer, limits: Limits, num_threads: int
+    path: Path, digest: str, *, tokenizer: Tokenizer, limits: Limits, config: TrainConfig
 ) -> TokenStore:
     """Returns the token store of a parquet file, from the cache or made now."""
     name = token_store.fingerprint(digest, tokenizer, limits)
     folder = CACHE / f"tokens-{name}"
+    if config.resume and not folder.is_dir():
+        folder = _older_store(digest, tokenizer, limits) or folder
     if folder.is_dir() and (damage := token_store.damage(folder)):
         log.warning(f"{folder} is damaged ({damage}): making it anew")
         shutil.rmtree(folder)
+        folder = CACHE / f"tokens-{name}"
     if not folder.is_dir():
         log.info(f"tokenising {path}")
         batches = store.read_pairs(path, ("prompt", "response"), token_store.BATCH_ROWS)
+        num_threads = config.threads or os.cpu_count() or 1
         token_store.write_batches(batches, tokenizer, limits, folder, name, num_threads=num_threads)
-        _report(path, token_store.open_store(folder).meta)
+        _report(path, token_store.open_store(folder))
     return token_store.open_store(folder)
 
 
-def _report(path: Path, meta: Mapping[str, Any]) -> None:
-    rows, cut_targets, cut_sources = meta["rows"], meta["cut_targets"], meta["cut_sources"]
+def _older_store(digest: str, tokenizer: Tokenizer, limits: Limits) -> Path | None:
+    """Returns the store that an earlier version of the program made for the run, if it is there.
+
+    What it cut at the end, a run that began with it goes on learning from in the same way.
+    """
+    versions = reversed(token_store.READABLE_VERSIONS[:-1])
+    names = (token_store.fingerprint(digest, tokenizer, limits, version) for version in versions)
+    return next((folder for n in names if (folder := CACHE / f"tokens-{n}").is_dir()), None)
+
+
+def _report(path: Path, made: TokenStore) -> None:
+    meta = made.meta
+    histories = f"{meta['histories']} of them with earlier turns"
+    if meta["shortened_histories"]:
+        histories += f" ({meta['shortened_histories']} lost the oldest)"
     log.info(
-        f"{path}: {rows} pairs; {cut_sources} questions and {cut_targets} answers cut, "
-        f"{meta['empty_rows']} empty rows left out"
+        f"{path}: {len(made)} pairs, {histories}; {meta['cut_sources']} questions and "
+        f"{meta['cut_targets']} answers cut, {meta['empty_rows']} empty rows left out"
     )
+
+
+def _tell_turns(train: TokenStore, max_source_tokens: int) -> None:
+    """Says what the training pairs make of the model: one that reads a history, or not."""
+    meta, turns = train.meta, train.history_turns
+    num, lost = meta.get("histories", 0), meta.get("shortened_histories", 0)
+    if turns:
+        log.info(f"{num} training pairs have earlier turns: chat will send up to {turns}")
+        return
+    if num:
+        why = f"only {num} of {len(train)} training pairs have earlier turns, too few to learn from"
+    elif lost:
+        why = f"the earlier turns of {lost} pairs do not fit into {max_source_tokens=}"
+    else:
+        why = "no training pair has earlier turns"
+    log.info(f"{why}: a single-turn model")

@@ -2,8 +2,9 @@
 
 In: (prompt, response) texts and a tokenizer. Out: a folder with the token ids of all sources and
 targets, their offsets and a `meta.json`; opening it reads no ids. `meta.json` has the sha256 of the
-other files, by which a folder can be checked, also while it is in use. It does not choose an order
-and does not pad. A folder is written under a temporary name and renamed when it is whole.
+other files, by which a folder can be checked, also while it is in use, and tells how many earlier
+turns the model will learn to read. It does not choose an order and does not pad. A folder is
+written under a temporary name and renamed when it is whole.
 """
 
 import hashlib
@@ -25,13 +26,18 @@ import pyarrow.compute as pc
 import ujson
 
 from chatlm.corpus.store import file_sha256
+from chatlm.dataset.prompts import Histories, encode_prompts
 from chatlm.errors import DataError
 from chatlm.tokenizer import Tokenizer
 from chatlm.tokenizer_training import require_utf8
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""2 cut conversations at their end, as it cut single questions, and did not count turns."""
+READABLE_VERSIONS = (2, 3)
 PAD_ID = 0
 BATCH_ROWS = 4096
+MIN_HISTORY_SHARE = 0.01
+"""Of the pairs; a model that hardly ever sees a history does not learn to use one."""
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -81,6 +87,12 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.sources)
 
+    @property
+    def history_turns(self) -> int:
+        """The earlier turns that a model can learn to read here; 0 if too few pairs have any."""
+        share = self.meta.get("histories", 0) / max(1, len(self))
+        return self.meta["max_turns"] if share >= MIN_HISTORY_SHARE else 0
+
     def require_unchanged(self) -> None:
         """Sees to it that the mapped files are still what was opened; reads only changed ones.
 
@@ -103,9 +115,11 @@ class TokenStore:
                 )
 
 
-def fingerprint(data_sha256: str, tokenizer: Tokenizer, limits: Limits) -> str:
+def fingerprint(
+    data_sha256: str, tokenizer: Tokenizer, limits: Limits, version: int = FORMAT_VERSION
+) -> str:
     """Returns the hex name that stores with the same contents share."""
-    parts = (FORMAT_VERSION, data_sha256, tokenizer.fingerprint, limits)
+    parts = (version, data_sha256, tokenizer.fingerprint, limits)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
@@ -137,8 +151,9 @@ def write_batches(
     Args:
         batches: text columns prompt and response; a few thousand rows each are best.
         tokenizer: makes the ids; ids are stored in 2 bytes when its vocabulary allows it.
-        limits: a source is cut to fit with its EOS; a cut target gets no EOS, so that the model
-            is never taught to stop in the middle of a sentence.
+        limits: a conversation loses its oldest turns until it fits, and a question that is too
+            long by itself is cut, so that each source fits with its EOS; a cut target gets no EOS,
+            so that the model is never taught to stop in the middle of a sentence.
         folder: where the store will lie; must not exist.
         name: the fingerprint to write into it.
         num_threads: encoders at work.
@@ -178,6 +193,7 @@ class _Encoded:
     target_chars: npt.NDArray[np.uint32]
     num_empty: int
     num_cut: tuple[int, int]
+    histories: Histories
 
 
 def _write_rows(
@@ -190,7 +206,7 @@ def _write_rows(
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     lengths: tuple[list[npt.NDArray[np.uint32]], ...] = ([], [])
     chars: list[npt.NDArray[np.uint32]] = []
-    empty, cut = 0, [0, 0]
+    empty, cut, histories = 0, [0, 0], Histories()
     encode = partial(_encode, tokenizer=tokenizer, limits=limits, dtype=dtype)
     with (part / "sources.bin").open("wb") as sources, (part / "targets.bin").open("wb") as targets:
         for encoded in _in_order(encode, batches, num_threads):
@@ -200,6 +216,7 @@ def _write_rows(
                 cut[side] += encoded.num_cut[side]
             chars.append(encoded.target_chars)
             empty += encoded.num_empty
+            histories += encoded.histories
     np.save(part / "source_offsets.npy", _offsets(lengths[0]))
     np.save(part / "target_offsets.npy", _offsets(lengths[1]))
     np.save(part / "target_chars.npy", np.concatenate([np.zeros(0, np.uint32), *chars]))
@@ -210,6 +227,9 @@ def _write_rows(
         "empty_rows": empty,
         "cut_sources": cut[0],
         "cut_targets": cut[1],
+        "shortened_histories": histories.num_shortened,
+        "histories": histories.num_prompts,
+        "max_turns": histories.max_turns,
         "tokenizer": tokenizer.fingerprint,
     }
 
@@ -243,11 +263,13 @@ def _encode(
     kept = _not_empty(prompts) & _not_empty(responses)
     if not kept.all():
         prompts, responses = (column.filter(pa.array(kept)) for column in (prompts, responses))
-    source_ids, source_lengths = tokenizer.encode_flat(_utf8(prompts))
+    most = limits.max_source_tokens - 1
+    (source_ids, source_lengths), histories = encode_prompts(
+        prompts, _utf8(prompts), tokenizer, most
+    )
     target_ids, target_lengths = tokenizer.encode_flat(_utf8(responses))
     cut_targets = np.flatnonzero(target_lengths >= limits.max_target_tokens)
     num_cut = (int((source_lengths >= limits.max_source_tokens).sum()), len(cut_targets))
-    most = limits.max_source_tokens - 1
     sources = _finish(
         source_ids, source_lengths, most, tokenizer.eos_id, dtype, np.zeros(0, np.intp)
     )
@@ -264,6 +286,7 @@ def _encode(
         chars,
         num_empty=len(kept) - int(kept.sum()),
         num_cut=num_cut,
+        histories=histories,
     )
 
 
@@ -328,10 +351,11 @@ def open_store(folder: Path) -> TokenStore:
     """
     try:
         meta = ujson.loads((folder / "meta.json").read_text())
-        if meta["format"] != FORMAT_VERSION:
+        if meta["format"] not in READABLE_VERSIONS:
+            readable = " and ".join(map(str, READABLE_VERSIONS))
             raise DataError(
-                f"token store {folder} has format {meta['format']}, this version reads "
-                f"{FORMAT_VERSION}: delete the folder, it will be made anew"
+                f"token store {folder} has format {meta['format']}, this version reads {readable}: "
+                "delete the folder, it will be made anew"
             )
         dtype = np.dtype(meta["dtype"])
         halves = {}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from chatlm import __version__, log
 from chatlm.checkpoint.weights import load_model
+from chatlm.dataset.prompts import source_ids
 from chatlm.errors import CheckpointError, EngineError
 from chatlm.export import ct2_model, drift, folder
 from chatlm.export.drift import Drift, Least
@@ -119,10 +120,8 @@ def _write_told(part: Path, plan: Plan, found: Drift | None) -> None:
 def measure(part: Path, plan: Plan, model: T5, tokenizer: Tokenizer) -> Drift:
     """Returns how far the answers of an exported folder are from the model's."""
     limits = read_limits(plan.checkpoint)
-    room = limits.max_source_tokens - 1
-    sources = [
-        (*ids[:room], tokenizer.eos_id) for ids in tokenizer.encode_batch(list(plan.questions))
-    ]
+    questions = list(plan.questions)
+    sources = [tuple(ids) for ids in source_ids(questions, tokenizer, limits.max_source_tokens)]
     most = min(plan.max_new_tokens, limits.max_new_tokens)
     log.info(f"comparing {len(sources)} answers of up to {most} tokens with the checkpoint's")
     expected = drift.reference(model, sources, most)

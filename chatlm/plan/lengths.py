@@ -15,9 +15,12 @@ import numpy.typing as npt
 
 from chatlm.config import TrainConfig
 from chatlm.corpus import readers, starter, store
+from chatlm.corpus.example import Example
+from chatlm.corpus.parquet_file import open_parquet
 from chatlm.corpus.records import Record
 from chatlm.corpus.sources import SOURCES
 from chatlm.corpus.starter_parts import OPEN_REPEATS
+from chatlm.corpus.table_header import CONVERSATION_NAMES
 from chatlm.dataset import prepare, token_store
 from chatlm.dataset.prepare import Source
 from chatlm.dataset.token_store import Limits
@@ -78,10 +81,18 @@ def find(config: TrainConfig, source: Source) -> Pairs:
         return _of_starter(config, source)
     if source.kind == "file":
         # A run would clean and split it first, and none of that is worth doing for a sample.
-        is_table = readers.layout_of(source.path) == "parquet"
-        read = _read_parquet if is_table else _read_records
+        read = _read_parquet if _is_table_of_pairs(source.path) else _read_records
         return _sampled(config, _tokenizer(config, source, ""), *read(source.path))
     return _of_parquet(config, source, source.path / "train.parquet")
+
+
+def _is_table_of_pairs(path: Path) -> bool:
+    """Returns whether a file has the pairs as they are, so that its footer tells their number."""
+    if readers.layout_of(path) != "parquet":
+        return False
+    with open_parquet(path) as file:
+        names = set(file.schema_arrow.names)
+    return {"prompt", "response"} <= names and names.isdisjoint(CONVERSATION_NAMES)
 
 
 def _of_parquet(config: TrainConfig, source: Source, path: Path) -> Pairs:
@@ -138,7 +149,7 @@ def _read_records(path: Path) -> tuple[int, list[tuple[str, str]]]:
         for record in readers.read(path, source.columns):
             converted = source.convert(record.fields) if isinstance(record, Record) else ""
             if not isinstance(converted, str):
-                yield from ((one.prompt, one.response) for one in converted)
+                yield from ((o.prompt, o.response) for o in converted if isinstance(o, Example))
 
     rest = pairs()
     first = list(islice(rest, SAMPLE_PAIRS))

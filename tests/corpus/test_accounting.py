@@ -44,12 +44,19 @@ turns = st.lists(
     st.fixed_dictionaries({"from": st.sampled_from(["human", "assistant", "x"]), "value": values}),
     max_size=6,
 )
+messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system"]), "content": values}
+    ),
+    max_size=6,
+)
 records = st.one_of(
     st.dictionaries(names, values, max_size=6),
     st.fixed_dictionaries({"title": texts, "desc": texts, "content": texts, "star": values}),
     st.fixed_dictionaries({"title": texts, "desc": texts, "answer": texts}),
     st.fixed_dictionaries({"instruction": texts, "input": texts, "output": texts}),
     st.fixed_dictionaries({"conversations": turns}),
+    st.fixed_dictionaries({"messages": messages}),
 )
 
 

@@ -131,8 +131,8 @@ def test_belle_reads_every_release():
             "scripted_dialogue",
         ),
         ({"conversations": []}, "malformed_conversation"),
-        ({"conversations": [{"from": "gpt", "value": "好"}]}, "malformed_conversation"),
-        ({"conversations": [{"from": "human", "value": "好"}]}, "malformed_conversation"),
+        ({"conversations": [{"from": "robot", "value": "好"}]}, "unknown_role"),
+        ({"conversations": [{"from": "human", "text": "好"}]}, "malformed_conversation"),
         ({"conversations": "好"}, "malformed_conversation"),
         ({"conversations": [{"from": "human", "value": "好"}] * 202}, "conversation_too_long"),
         (

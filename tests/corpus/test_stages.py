@@ -71,10 +71,10 @@ def test_every_row_of_a_corpus_is_kept_or_has_a_reason(tmp_path):
 def test_a_conversation_gives_a_row_for_each_answer_and_the_book_balances(tmp_path):
     counts = clean("belle", tmp_path, Recipe(drop=("identical", "translation_task", "table")))
     assert counts.dropped == {
-        "malformed_conversation": 1,
         "scripted_dialogue": 1,
         "table": 1,
         "translation_task": 1,
+        "unanswered_question": 1,
     }
     assert counts.rows_in == counts.kept + counts.dropped.total() == 12
     prompts = [row["prompt"] for row in clean_rows(tmp_path, "belle")]

@@ -37,6 +37,9 @@ UTILS_SETTINGS = {
     ("raw_data_process", "explain"): "ExplainSettings",
     ("train_tokenizer", ""): "TrainTokenizerConfig",
     ("export_model", ""): "ExportConfig",
+    ("cover_alpaca2jsonl", ""): "CoverConfig",
+    ("tokenize_dataset_rows", ""): "TokenizeConfig",
+    ("import_weights", ""): "ImportConfig",
 }
 
 

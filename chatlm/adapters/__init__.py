@@ -1,0 +1,1 @@
+"""Tuning models that others made: how they are asked, and their training data as token ids."""

@@ -1,7 +1,7 @@
 # `make check` is what a change has to pass; it changes no file.
 PYTHON ?= python
 
-.PHONY: check test format security torture torture-data torture-peers
+.PHONY: check test format security torture-serving torture torture-data torture-peers
 
 check:
 	$(PYTHON) -m ruff format --check .
@@ -20,6 +20,9 @@ torture-peers:
 
 security:
 	$(PYTHON) -m benchmarks.security.run
+
+torture-serving:
+	$(PYTHON) -m benchmarks.serving.run full=True
 
 torture-data:
 	CHATLM_TORTURE=1 $(PYTHON) -m pytest -n 2 tests/corpus

@@ -1,0 +1,1 @@
+"""The HTTP door: OpenAI's chat API, the page, and the process that serves them."""

@@ -1,0 +1,14 @@
+"""Requests of all kinds, made from the server's description: no status that it does not name."""
+
+import pytest
+from fuzzed import fuzz
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+def test_nothing_fails_and_nothing_undocumented_comes_back(has_key: bool) -> None:
+    counts = fuzz(500, has_key=has_key)
+    assert counts.cases >= 500
+    assert counts.failures == {}
+    assert (counts.server_errors, counts.bypasses) == (0, 0)
+    assert (counts.without_key > 300) == has_key
+    assert set(counts.statuses) >= {200, 400, 404, 406}, "too few kinds of cases"

@@ -13,7 +13,6 @@ import asyncio
 import json
 import random
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,7 +58,8 @@ class Settings:
         default_factory=lambda: [0.5, 0.9, 1.1, 2.0, 5.0],
         metadata={"help": "open loop: arrivals, as multiples of the capacity"},
     )
-    seconds: float = field(default=30.0, metadata={"help": "of each load"})
+    closed_seconds: float = field(default=20.0, metadata={"help": "of each closed loop"})
+    seconds: float = field(default=30.0, metadata={"help": "of each open loop"})
     num_tokens: int = field(default=48, metadata={"help": "of each answer, exactly"})
     deadline_seconds: float = field(default=10.0, metadata={"help": "in time means within this"})
     serve: list[str] = field(
@@ -93,7 +93,7 @@ class Load:
 
     async def closed(self, streams: int) -> list[Outcome]:
         """Returns the outcomes of `streams` clients that ask again and again."""
-        end = time.perf_counter() + self.settings.seconds
+        end = time.perf_counter() + self.settings.closed_seconds
         outcomes: list[Outcome] = []
 
         async def client() -> None:
@@ -244,5 +244,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     cli.run(main)

@@ -83,13 +83,13 @@ class Ct2Model:
         self._exported = exported
         self._device, self._index = _device(device)
         self._threads = threads or max(1, _num_cores() // num_workers)
+        self._problem: CheckpointError | None = None
+        self._check = threading.Thread(target=self._require_whole, daemon=True)
+        self._check.start()  # reads the file beside CTranslate2, which takes as long
         self._translator: Any = self._open(num_workers)
         self._fresh: Any = None
         self._making_fresh = threading.Lock()
         self.kind = f"ctranslate2 {self._translator.compute_type} {self._device}"
-        self._problem: CheckpointError | None = None
-        self._check = threading.Thread(target=self._require_whole, daemon=True)
-        self._check.start()
 
     def answer(
         self, sources: Sequence[Sequence[int]], key: Key, max_new_tokens: int, callback: Callback
@@ -174,7 +174,8 @@ class Ct2Model:
                 intra_threads=self._threads,
             )
         except (RuntimeError, ValueError) as error:
-            raise CheckpointError(
+            self._check.join()
+            raise self._problem or CheckpointError(
                 f"{self._exported.folder}: CTranslate2 cannot open it ({brief(error)}); "
                 f"{HOW_TO_EXPORT}"
             ) from error

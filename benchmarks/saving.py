@@ -34,6 +34,7 @@ from chatlm.checkpoint.saver import Saver, Snapshot
 from chatlm.checkpoint.state import State
 from chatlm.engines import moments
 from chatlm.model.config import ModelConfig
+from chatlm.model.hf import T5Layout
 from chatlm.model.t5 import T5
 from chatlm.optim.groups import is_for_muon
 from chatlm.tokenizer import Tokenizer
@@ -83,7 +84,7 @@ class Live:
         weights = moments.copied(self.weights.items(), keep=True, memory=memory)
         remembered = moments.copied(self.moments.items(), keep=True, memory=memory)
         state = State(step, step, 0, float("inf"), "", "", 1, 0.0)
-        return Snapshot(state, weights, remembered, self.model, self.tokenizer, {})
+        return Snapshot(state, weights, remembered, T5Layout(self.model), self.tokenizer, {})
 
 
 def make(settings: Settings) -> Live:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +27,7 @@ from chatlm.dataset.token_store import TokenStore
 from chatlm.generate import generate
 from chatlm.generation_config import GenerationConfig
 from chatlm.model.t5 import T5
+from chatlm.model.trainee import Trainee
 from chatlm.tokenizer import Tokenizer
 
 ANSWERS_AT_ONCE = 64
@@ -42,7 +44,7 @@ class Loss:
 
 @torch.no_grad()
 def loss(
-    model: T5,
+    model: Trainee,
     store: TokenStore,
     rows: Rows,
     max_tokens: int,
@@ -122,40 +124,63 @@ class Scores:
         return found
 
 
+@dataclass(frozen=True)
+class Speech:
+    """How a model is asked and understood.
+
+    Attributes:
+        encode: prompts in, what the model reads out.
+        generate: a model, its sources and how to decode in; the ids of the answers out, without
+            EOS.
+        decode: ids of an answer in, its text out.
+    """
+
+    encode: Callable[[Sequence[str]], list[list[int]]]
+    generate: Callable[[Any, list[list[int]], GenerationConfig], list[list[int]]]
+    decode: Callable[[Sequence[int]], str]
+
+
+def t5_speech(tokenizer: Tokenizer, max_source_tokens: int) -> Speech:
+    """Returns how our T5 is asked: prompts are made to fit as in training, EOS kept."""
+
+    def encode(prompts: Sequence[str]) -> list[list[int]]:
+        return source_ids(prompts, tokenizer, max_source_tokens)
+
+    def answer(model: T5, sources: list[list[int]], config: GenerationConfig) -> list[list[int]]:
+        longest = max(map(len, sources))
+        padded = [ids + [tokenizer.pad_id] * (longest - len(ids)) for ids in sources]
+        input_ids = torch.tensor(padded, device=model.embedding.weight.device)
+        return generate(model, input_ids, input_ids != tokenizer.pad_id, config)
+
+    return Speech(encode, answer, tokenizer.decode)
+
+
 def answers(
-    model: T5,
-    tokenizer: Tokenizer,
+    model: Trainee,
+    speech: Speech,
     prompts: Sequence[str],
     config: GenerationConfig,
-    *,
-    max_source_tokens: int,
-    device: torch.device,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Returns one answer a prompt, questions of similar length together.
 
     Args:
-        model: on `device`.
-        tokenizer: the one that the model was trained with.
+        model: on its device.
+        speech: the model's.
         prompts: questions.
         config: how to decode.
-        max_source_tokens: longer conversations and questions are made to fit, as in training.
-        device: where the model is.
         on_batch: called with the number of answers after every batch.
     """
-    encoded = source_ids(prompts, tokenizer, max_source_tokens)
-    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
-    results = [""] * len(encoded)
+    sources = speech.encode(prompts)
+    order = sorted(range(len(sources)), key=lambda row: len(sources[row]))
+    results = [""] * len(sources)
     was_training = model.training
     model.eval()
     for start in range(0, len(order), ANSWERS_AT_ONCE):
         rows = order[start : start + ANSWERS_AT_ONCE]
-        longest = len(encoded[rows[-1]])
-        padded = [encoded[row] + [tokenizer.pad_id] * (longest - len(encoded[row])) for row in rows]
-        input_ids = torch.tensor(padded, device=device)
-        outputs = generate(model, input_ids, input_ids != tokenizer.pad_id, config)
+        outputs = speech.generate(model, [sources[row] for row in rows], config)
         for row, ids in zip(rows, outputs, strict=True):
-            results[row] = tokenizer.decode(ids)
+            results[row] = speech.decode(ids)
         if on_batch:
             on_batch(len(rows))
     model.train(was_training)
@@ -163,12 +188,11 @@ def answers(
 
 
 def share_of_answers(
-    model: T5,
-    tokenizer: Tokenizer,
+    model: Trainee,
+    speech: Speech,
     pairs: Sequence[Example],
     config: GenerationConfig,
     accelerator: Accelerator,
-    max_source_tokens: int,
     num_shares: int = 1,
 ) -> list[str]:
     """Returns the answers to all pairs, in order; every process makes its part. Collective.
@@ -182,14 +206,7 @@ def share_of_answers(
     together = [order[start : start + size] for start in range(0, len(order), size)]
     mine: dict[int, str] = {}
     for rows in together[rank::world]:
-        given = answers(
-            model,
-            tokenizer,
-            [pairs[row].prompt for row in rows],
-            config,
-            max_source_tokens=max_source_tokens,
-            device=accelerator.device,
-        )
+        given = answers(model, speech, [pairs[row].prompt for row in rows], config)
         mine |= zip(rows, given, strict=True)
     if world > 1:
         parts: list[dict[int, str]] = [{} for _ in range(world)]

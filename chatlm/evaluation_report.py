@@ -41,11 +41,9 @@ def make(
     engine = open_torch_engine(folder, device)
     given = evaluate.answers(
         engine.model,
-        engine.tokenizer,
+        evaluate.t5_speech(engine.tokenizer, engine.limits.max_source_tokens),
         [example.prompt for example in examples],
         GenerationConfig(max_new_tokens=engine.limits.max_new_tokens, num_beams=num_beams),
-        max_source_tokens=engine.limits.max_source_tokens,
-        device=next(engine.model.parameters()).device,
     )
     report = [str(folder), *_figures(examples, given), *_quotes(examples, given, show)]
     return sanitize("\n".join(report))

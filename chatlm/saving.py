@@ -13,11 +13,11 @@ from torch import Tensor
 
 from chatlm import log
 from chatlm.agreement import Agreement
+from chatlm.checkpoint.layout import Layout
 from chatlm.checkpoint.moments import read_moments
 from chatlm.checkpoint.paths import step_name
 from chatlm.checkpoint.saver import Saver, Snapshot
 from chatlm.checkpoint.state import State
-from chatlm.checkpoint.weights import load_model
 from chatlm.config import TrainConfig
 from chatlm.dataset.prepare import Prepared
 from chatlm.dataset.token_store import TokenStore
@@ -53,8 +53,10 @@ class Checkpoints:
         data: Prepared,
         engine: Engine,
         agreement: Agreement,
+        layout: Layout,
     ) -> None:
         self._config, self._run, self._lock, self._data = config, run, lock, data
+        self._layout = layout
         self._engine, self._agreement = engine, agreement
         self._saver: Saver | None = None
         if agreement.is_main:
@@ -84,9 +86,9 @@ class Checkpoints:
             for store in filter(None, (self._data.train, self._data.valid)):
                 store.require_unchanged()
             chat = chat_limits(self._config, self._data.train)
-            model, tokenizer = self._config.model, self._data.tokenizer
+            layout, tokenizer = self._layout, self._data.tokenizer
             self._saver.save(
-                lambda: Snapshot(state, *take(), model, tokenizer, chat), state.best_step
+                lambda: Snapshot(state, *take(), layout, tokenizer, chat), state.best_step
             )
 
         self._agreement.decide(write)
@@ -134,7 +136,7 @@ class Checkpoints:
         """Puts weights and moments back to a checkpoint of this run; returns its folder."""
         self.wait()
         folder = self._run / step_name(step)
-        self._engine.put_weights(dict(load_model(folder).named_parameters()))
+        self._engine.put_weights(self._layout.read(folder))
         self.put_back_moments(folder)
         self.newest = step
         return folder

@@ -36,6 +36,7 @@ from chatlm.neighbours.watchdog import Watchdog
 from chatlm.progress import Window
 from chatlm.run_log import RunLog
 from chatlm.saving import Checkpoints
+from chatlm.subject import Subject
 from chatlm.validation import Validation
 
 
@@ -52,7 +53,9 @@ class Place:
 class Trainer:
     """One run: the objects that live as long as it does, and its progress."""
 
-    def __init__(self, config: TrainConfig, place: Place, data: Prepared, engine: Engine) -> None:
+    def __init__(
+        self, config: TrainConfig, place: Place, data: Prepared, subject: Subject, engine: Engine
+    ) -> None:
         self.config, self.run, self.data, self.engine = config, place.run, data, engine
         self.accelerator, self.agreement = place.accelerator, place.agreement
         self.course = Course.of(config, len(data.train))
@@ -60,11 +63,15 @@ class Trainer:
         self._best_step, self._best_loss = 0, math.inf
         self._chain, self._window = lineage.START, Window()
         self._log = RunLog(self.run, self.course, self.accelerator)
-        self._validation = Validation(config, self.accelerator, data, engine.num_shares)
-        self._checkpoints = Checkpoints(config, self.run, place.lock, data, engine, place.agreement)
+        shares = engine.num_shares
+        self._validation = Validation(config, self.accelerator, data, subject.speech, shares)
+        self._checkpoints = Checkpoints(
+            config, self.run, place.lock, data, engine, place.agreement, subject.layout
+        )
+        self._model = subject.model
         ledger = self._ledger()
         self._care = self._taken_care_of(
-            Health(config.max_bad_steps, SpikeDetector(config.model.vocab_size))
+            Health(config.max_bad_steps, SpikeDetector(self._model.vocab_size))
         )
         self._retry = self._retrying(MicrobatchTokens.of(config.microbatch_tokens, ledger))
         self._loader = Loader(
@@ -159,7 +166,7 @@ class Trainer:
         for place, share in enumerate(step.shares):
             last = len(share.microbatches) - 1 if share is step.shares[-1] else None
             for index, batch in enumerate(share.microbatches):
-                if self.config.model.dropout_rate:
+                if self._model.has_dropout:
                     torch.manual_seed(self.course.dropout_seed(step.index, share.number, index))
                 with engine.microbatch(is_last=index == last):
                     with self.accelerator.autocast():
@@ -279,7 +286,7 @@ class Trainer:
         self._best_step, self._best_loss = state.best_step, state.best_loss
         self._window = Window(state.window)
         self._retry.sizes = self._sizes(state)
-        own = self.config.max_bad_steps, self.config.model.vocab_size
+        own = self.config.max_bad_steps, self._model.vocab_size
         known = state.losses, state.skipped_steps, state.bad_steps
         health = Health.of(*own, *known, self._ledger())
         self._care = self._taken_care_of(health)

@@ -24,16 +24,19 @@ from chatlm.dataset.packing import FILLER_TOKENS
 from chatlm.dataset.prepare import Found, Source
 from chatlm.engines.tree_sum import choose_shares
 from chatlm.errors import ChatLMError, CheckpointError
+from chatlm.evaluate import t5_speech
 from chatlm.health import memory
 from chatlm.launch import Launch, launch
 from chatlm.lineage import Origin
 from chatlm.model import hf
 from chatlm.model.config import ModelConfig
+from chatlm.model.hf import T5Layout
 from chatlm.model.t5 import T5
 from chatlm.neighbours.lock import Lock
 from chatlm.neighbours.signals import StopRequest
 from chatlm.neighbours.watchdog import Watchdog
 from chatlm.plan.memory import checkpoint_bytes
+from chatlm.subject import Subject
 from chatlm.tokenizer import Tokenizer
 from chatlm.trainer import Place, Trainer
 
@@ -92,8 +95,10 @@ def _trainer(
     )
     needed = checkpoint_bytes(config)
     place.agreement.decide(lambda: storage.require_space(place.run, needed))
-    engine = engines.make(launched, config, build_model(config, start, accelerator))
-    trainer = Trainer(config, place, data, engine)
+    model = build_model(config, start, accelerator)
+    speech = t5_speech(data.tokenizer, config.max_source_tokens)
+    subject = Subject(model, T5Layout(config.model, load_model), speech)
+    trainer = Trainer(config, place, data, subject, engines.make(launched, config, model))
     if start and config.resume:
         trainer.load(start, accepted)
     else:

@@ -18,9 +18,9 @@ from chatlm.config import TrainConfig
 from chatlm.corpus.example import Example
 from chatlm.dataset.order import permutation
 from chatlm.dataset.prepare import Prepared
-from chatlm.evaluate import Loss, Scores
+from chatlm.evaluate import Loss, Scores, Speech
 from chatlm.generation_config import GenerationConfig
-from chatlm.model.t5 import T5
+from chatlm.model.trainee import Trainee
 
 TEST_PAIRS = 1024
 SAMPLES = 20
@@ -58,8 +58,14 @@ class Validation:
     """Judges one run."""
 
     def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, data: Prepared, num_shares: int
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        data: Prepared,
+        speech: Speech,
+        num_shares: int,
     ) -> None:
+        self._speech = speech
         self._num_shares = num_shares
         self._config, self._accelerator, self._data = config, accelerator, data
         self._examples: list[Example] = []
@@ -67,7 +73,7 @@ class Validation:
             path = data.folder / "valid.parquet"
             self._examples = evaluate.read_examples(path, config.eval_answers)
 
-    def figures(self, model: T5) -> Figures | None:
+    def figures(self, model: Trainee) -> Figures | None:
         """Returns loss and answers on the validation pairs; None where there are none."""
         store = self._data.valid
         if store is None:
@@ -86,7 +92,7 @@ class Validation:
         ]
         return Figures(loss, evaluate.score(self._examples, given), samples[:SAMPLES])
 
-    def test(self, model: T5) -> tuple[list[str], dict[str, Any]]:
+    def test(self, model: Trainee) -> tuple[list[str], dict[str, Any]]:
         """Returns lines and figures for the test questions; nothing where there are none."""
         path: Path = self._data.folder / "test.parquet"
         if not path.is_file() or not self._config.eval_answers:
@@ -100,13 +106,12 @@ class Validation:
         lines = [f"{len(examples)} unseen questions, BLEU-4 {scores.bleu4:.1f}", *scores.lines()]
         return lines, {"test_bleu4": scores.bleu4, "test_exact": scores.exact_share}
 
-    def _answers(self, model: T5, examples: list[Example]) -> list[str]:
+    def _answers(self, model: Trainee, examples: list[Example]) -> list[str]:
         return evaluate.share_of_answers(
             model,
-            self._data.tokenizer,
+            self._speech,
             examples,
             GenerationConfig(max_new_tokens=self._config.max_new_tokens),
             self._accelerator,
-            self._config.max_source_tokens,
             self._num_shares,
         )

@@ -88,9 +88,7 @@ def test_answers_come_back_in_the_order_of_the_questions(parts, small_config):
     settings = GenerationConfig(max_new_tokens=5)
 
     def ask(some):
-        return evaluate.answers(
-            model, tokenizer, some, settings, max_source_tokens=32, device=torch.device("cpu")
-        )
+        return evaluate.answers(model, evaluate.t5_speech(tokenizer, 32), some, settings)
 
     assert ask(prompts) == [ask([prompt])[0] for prompt in prompts]
 

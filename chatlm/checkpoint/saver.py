@@ -1,9 +1,9 @@
 """Writes checkpoints, beside the training if asked to.
 
-In: snapshots of a run. Out: `step_000500/` with config.json, generation_config.json,
-model.safetensors, the tokenizer's files, chat.json, optimizer.safetensors, state.json and, last,
-MANIFEST.json. A folder is written under a temporary name, synced and renamed; only the main process
-does so. No pickle is written. It decides neither when to save nor which step was the best.
+In: snapshots of a run. Out: `step_000500/` with the model's files as its layout says, those of the
+tokenizer, chat.json, optimizer.safetensors, state.json and, last, MANIFEST.json. A folder is
+written under a temporary name, synced and renamed; only the main process does so. No pickle is
+written. It decides neither when to save nor which step was the best.
 """
 
 import shutil
@@ -18,12 +18,12 @@ import ujson
 from torch import Tensor
 
 from chatlm.checkpoint import manifest, retention, storage, tensors
+from chatlm.checkpoint.layout import Layout
 from chatlm.checkpoint.manifest import Entry, Manifest
 from chatlm.checkpoint.moments import OPTIMIZER, write_moments
 from chatlm.checkpoint.paths import saved_steps, step_name
 from chatlm.checkpoint.state import State, write_state
 from chatlm.model import hf
-from chatlm.model.config import ModelConfig
 from chatlm.tokenizer import Tokenizer
 
 CHAT = "chat.json"
@@ -37,7 +37,7 @@ class Snapshot:
         state: How far the run is.
         weights: All weights under our names, on the CPU.
         moments: What the optimizer remembers, as `<tensor name>|<moment>`, on the CPU.
-        model: The model's shape.
+        layout: In which files the weights lie.
         tokenizer: Text <-> ids.
         chat: What a chat has to know of the training (limits, history).
     """
@@ -45,7 +45,7 @@ class Snapshot:
     state: State
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
-    model: ModelConfig
+    layout: Layout
     tokenizer: Tokenizer
     chat: Mapping[str, Any]
 
@@ -177,10 +177,12 @@ class Saver:
 def write_files(folder: Path, snapshot: Snapshot) -> None:
     """Writes the files of a checkpoint into a folder, the manifest last."""
     entries: dict[str, Entry] = {}
-    weights = hf.to_hugging_face(snapshot.weights, snapshot.model)
-    entries[hf.WEIGHTS_FILE] = tensors.write(folder / hf.WEIGHTS_FILE, weights, hf.METADATA)
+    layout = snapshot.layout
+    weights = layout.tensors(snapshot.weights)
+    file = layout.weights_file
+    entries[file] = tensors.write(folder / file, weights, hf.METADATA)
     entries[OPTIMIZER] = write_moments(folder, snapshot.moments)
-    for name, text in hf.texts(snapshot.model, snapshot.weights).items():
+    for name, text in layout.texts(snapshot.weights).items():
         (folder / name).write_text(text, encoding="utf-8")
     snapshot.tokenizer.save(folder)
     (folder / CHAT).write_text(ujson.dumps(snapshot.chat, indent=1), encoding="utf-8")

@@ -14,17 +14,28 @@ from chatlm.engines.deepspeed import DeepSpeed
 from chatlm.engines.fully_shard import FullyShard
 from chatlm.engines.tree_sum import TreeSum, can_share
 from chatlm.engines.whole import Engine
+from chatlm.errors import ConfigError
 from chatlm.launch import Launch
 from chatlm.model.t5 import T5
+from chatlm.model.trainee import Trainee
 
 __all__ = ["DeepSpeed", "Engine", "FullyShard", "TreeSum", "make"]
 
 
-def make(launch: Launch, config: TrainConfig, model: T5) -> Engine:
-    """Returns the engine that the launch line asks for."""
+def make(launch: Launch, config: TrainConfig, model: Trainee) -> Engine:
+    """Returns the engine that the launch line asks for.
+
+    Raises:
+        ConfigError: this model cannot be trained so.
+    """
     if launch.accelerator.distributed_type == DistributedType.DEEPSPEED:
         return DeepSpeed(launch.accelerator, config, model)
     if launch.fsdp2:
+        if not isinstance(model, T5):
+            raise ConfigError(
+                "FSDP2 is for our own models: with base= launch with runs/ddp.yaml, or "
+                "accelerate.yaml (ZeRO-2)"
+            )
         reshard = launch.reshard_after_forward
         return FullyShard(launch.accelerator, config, model, reshard=reshard)
     if can_share(launch.accelerator, config):

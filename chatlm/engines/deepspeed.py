@@ -21,6 +21,7 @@ from chatlm.engines.parts import cross_projections
 from chatlm.engines.whole import Engine
 from chatlm.errors import ConfigError
 from chatlm.model.t5 import T5
+from chatlm.model.trainee import Trainee
 
 # DeepSpeed's name of what we call momentum.
 MOMENTUM = "momentum_buffer"
@@ -37,18 +38,23 @@ class DeepSpeed(Engine):
     is_deepspeed = True
     gathers = True
 
-    def __init__(self, accelerator: Accelerator, config: TrainConfig, model: T5) -> None:
+    def __init__(self, accelerator: Accelerator, config: TrainConfig, model: Trainee) -> None:
         plugin = accelerator.state.deepspeed_plugin
         assert plugin is not None  # accelerate made it, the type of the run says so
         self._stage: int = plugin.zero_stage
         self.name = f"DeepSpeed ZeRO-{self._stage}"
         self.cuts_weights = self._stage == 3
         if self.cuts_weights:
+            if not isinstance(model, T5):
+                raise ConfigError(
+                    "ZeRO-3 is for our own models: with base= launch with runs/ddp.yaml, or "
+                    "accelerate.yaml (ZeRO-2)"
+                )
             _name_readers(model)
         self._unrounded: dict[str, Tensor] = {}
         super().__init__(accelerator, config, model)
 
-    def _prepare(self, model: T5, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    def _prepare(self, model: Trainee, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         exact = {}
         if self._accelerator.mixed_precision == "bf16":  # DeepSpeed is about to round them
             exact = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}

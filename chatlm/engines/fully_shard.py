@@ -20,6 +20,7 @@ from chatlm.config import TrainConfig
 from chatlm.engines.parts import cross_projections
 from chatlm.engines.whole import Engine
 from chatlm.model.t5 import T5
+from chatlm.model.trainee import Trainee
 from chatlm.optim.muon import Muon
 
 
@@ -53,7 +54,7 @@ class FullyShard(Engine):
         _shard(model, mesh=mesh, reshard_after_forward=reshard)
         super().__init__(accelerator, config, model)
 
-    def _prepare(self, model: T5, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    def _prepare(self, model: Trainee, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         return model, self._accelerator.prepare(optimizer)
 
     @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor, distributed
 from chatlm.config import TrainConfig
 from chatlm.dataset.token_store import TokenStore
 from chatlm.engines.whole import Engine
-from chatlm.model.t5 import T5
+from chatlm.model.trainee import Trainee
 
 CHUNK = 1 << 22
 """Numbers that are sent at a time, so that what is received takes 16 MiB at most."""
@@ -56,7 +56,7 @@ class TreeSum(Engine):
 
     averages = False
 
-    def __init__(self, accelerator: Accelerator, config: TrainConfig, model: T5) -> None:
+    def __init__(self, accelerator: Accelerator, config: TrainConfig, model: Trainee) -> None:
         super().__init__(accelerator, config, model)
         self._moving = list(self.named.values())
         self._sums: list[tuple[int, list[Tensor]]] = []
@@ -66,7 +66,7 @@ class TreeSum(Engine):
         """Parts of a step whose gradients are added in a tree, on all processes together."""
         return self._config.gradient_shares
 
-    def _prepare(self, model: T5, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    def _prepare(self, model: Trainee, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         self._compile_if_wanted(model)
         return model, self._accelerator.prepare(optimizer)
 

@@ -20,6 +20,7 @@ from chatlm.config import TrainConfig
 from chatlm.engines import moments
 from chatlm.errors import ConfigError
 from chatlm.model.t5 import T5
+from chatlm.model.trainee import Trainee
 from chatlm.optim.groups import MIN_RMS
 from chatlm.optim.muon import Muon
 
@@ -49,7 +50,7 @@ class Engine:
     gathers = False
     averages = True
 
-    def __init__(self, accelerator: Accelerator, config: TrainConfig, model: T5) -> None:
+    def __init__(self, accelerator: Accelerator, config: TrainConfig, model: Trainee) -> None:
         self._accelerator, self._config, self.model = accelerator, config, model
         self.compiled = self._compiles()
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -69,12 +70,14 @@ class Engine:
         on_cpu = self._accelerator.device.type == "cpu"
         return asked if on_cpu and asked % count == 0 < asked else count
 
-    def _prepare(self, model: T5, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    def _prepare(self, model: Trainee, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         self._compile_if_wanted(model)
         return self._accelerator.prepare(model, optimizer)
 
-    def _compile_if_wanted(self, model: T5) -> None:
+    def _compile_if_wanted(self, model: Trainee) -> None:
         if self.compiled:
+            if not isinstance(model, T5):
+                raise ConfigError("compile=True is for our own models: leave it out with base=")
             _compile_layers(model)
 
     def _compiles(self) -> bool:
@@ -175,7 +178,7 @@ class Engine:
     @torch.no_grad()
     def put_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copies whole weights over those of the model, given to every process. Collective."""
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.model.saved():
             parameter.copy_(self._laid_out(parameter, weights[name]))
 
     def put_moments(self, given: Mapping[str, Tensor]) -> None:
@@ -202,7 +205,7 @@ class Engine:
         return moments.by_tensor(given, shapes, kinds)
 
     @contextmanager
-    def whole_model(self) -> Iterator[T5]:
+    def whole_model(self) -> Iterator[Trainee]:
         """Gives a model that a process can use without the others. Collective.
 
         A model in pieces computes only while all processes call it equally often, and answers to
@@ -212,19 +215,17 @@ class Engine:
         if not self.cuts_weights and not self.compiled:
             yield self.model
             return
-        with torch.device("meta"):
-            twin = T5(self.model.config)
+        twin = self.model.twin()
         with torch.no_grad():
             whole = {name: self._whole(p) for name, p in self.model.named_parameters()}
         twin.load_state_dict(whole, assign=True)
-        twin.attention, twin.longest = self.model.attention, self.model.longest
         yield twin
 
     # ---- what engines that hold pieces do otherwise -------------------------------------------
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields all weights, whole. Collective."""
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.model.saved():
             yield name, self._whole(parameter.detach())
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:

@@ -19,7 +19,7 @@ from chatlm.dataset.batches import collate
 from chatlm.dataset.order import Rows
 from chatlm.dataset.token_store import TokenStore
 from chatlm.health import memory
-from chatlm.model.t5 import T5
+from chatlm.model.trainee import Trainee
 from chatlm.tokenizer import Tokenizer
 
 FOLDER = "inspect"
@@ -98,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 
 @torch.no_grad()
-def pair_losses(model: T5, store: TokenStore, rows: Rows) -> list[float | None]:
+def pair_losses(model: Trainee, store: TokenStore, rows: Rows) -> list[float | None]:
     """Returns the loss of each pair alone, in nats a target token, without dropout.
 
     With the weights as they are: those that the bad step was computed with. A pair that does not

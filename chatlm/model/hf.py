@@ -128,6 +128,29 @@ def texts(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, str]:
     }
 
 
+class T5Layout:
+    """In which files a `T5` of a shape lies; see `chatlm.checkpoint.layout.Layout`."""
+
+    weights_file = WEIGHTS_FILE
+
+    def __init__(self, config: ModelConfig, read: Callable[[Path], T5] | None = None) -> None:
+        """Takes the shape, and what reads a checkpoint's model (by default unchecked)."""
+        self.config = config
+        self._read = read or load_pretrained
+
+    def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights under Hugging Face's names, on the CPU."""
+        return to_hugging_face(weights, self.config)
+
+    def texts(self, weights: Mapping[str, Tensor]) -> dict[str, str]:
+        """Return config.json and generation_config.json."""
+        return texts(self.config, weights)
+
+    def read(self, folder: Path) -> Mapping[str, Tensor]:
+        """Return the weights of a folder under our names."""
+        return dict(self._read(folder).named_parameters())
+
+
 class _Whole:
     """Gives a temporary name to write to; syncs and renames it to `path` at the end."""
 

@@ -7,7 +7,7 @@ Shapes: B batch, S source length, T target length, D d_model, H heads, V vocabul
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -25,21 +25,10 @@ from chatlm.model.offsets import positions
 from chatlm.model.position import RelativeBias, bias_matrix
 from chatlm.model.rope import rotate_projected, rotation
 from chatlm.model.routes import Position, Side
+from chatlm.model.trainee import IGNORE_INDEX, LossOutput, Trainee
 
 KeysValues = Any
 """What a layer's cross-attention takes from the source; its form is agreed with `attend_cross`."""
-
-IGNORE_INDEX = -100
-"""The label of a position that is not to be learned."""
-
-
-class LossOutput(NamedTuple):
-    """A loss that can be summed over batches and devices before it is divided."""
-
-    loss_sum: Float[Tensor, ""]
-    """Sum of the cross-entropy in nats over the labels that are not ignored, fp32."""
-    num_tokens: Int[Tensor, ""]
-    """Number of those labels, int64."""
 
 
 @runtime_checkable
@@ -185,7 +174,7 @@ class Decoder(nn.Module):
         return self.dropout(self.norm(states))
 
 
-class T5(nn.Module):
+class T5(Trainee):
     """The model: one embedding table, an encoder, a decoder; the head is the table again.
 
     Two oddities of T5: logits are scaled by d_model**-0.5, because the table that makes them has
@@ -202,12 +191,21 @@ class T5(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.vocab_size = config.vocab_size
+        self.has_dropout = config.dropout_rate > 0
         self.attention = "auto"
         self.longest: tuple[int, int] | None = None
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.reset_parameters()
+
+    def twin(self) -> "T5":
+        """Return a model of the same shape on the meta device, not compiled."""
+        with torch.device("meta"):
+            twin = T5(self.config)
+        twin.attention, twin.longest = self.attention, self.longest
+        return twin
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

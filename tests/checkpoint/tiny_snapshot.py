@@ -11,6 +11,7 @@ from chatlm.checkpoint.paths import step_name
 from chatlm.checkpoint.saver import Saver, Snapshot
 from chatlm.checkpoint.state import State
 from chatlm.model.config import ModelConfig
+from chatlm.model.hf import T5Layout
 from chatlm.model.t5 import T5
 from chatlm.tokenizer import Tokenizer
 
@@ -61,7 +62,7 @@ def snapshot(step: int) -> Snapshot:
         moments[f"{name}|exp_avg"] = torch.randn_like(weight)
         moments[f"{name}|exp_avg_sq"] = torch.rand_like(weight)
         moments[f"{name}|step"] = torch.tensor(float(step))
-    return Snapshot(state(step), weights, moments, model(), tokenizer(), CHAT)
+    return Snapshot(state(step), weights, moments, T5Layout(model()), tokenizer(), CHAT)
 
 
 def save(run: Path, *steps: int, keep: int = 99, best_step: int = 0) -> Path:

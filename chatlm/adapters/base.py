@@ -1,0 +1,96 @@
+"""A base model from a folder or the Hub, ready to be given adapters.
+
+In: a name or a folder, and how it is to be held. Out: the model on its device, frozen. Only
+safetensors are read and no code of others runs: architectures are those of transformers, and
+ChatGLM-6B, which is ours (`chatlm.glm`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from chatlm import glm, log
+from chatlm.errors import CheckpointError, ConfigError, brief
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Hold:
+    """How a base is held.
+
+    Attributes:
+        device: where it computes.
+        dtype: of its weights; adapters are fp32 in any case.
+        quantize: "none", or "nf4": its matrices in 4 bits (CUDA).
+        checkpointing: compute activations again in the backward pass instead of keeping them.
+    """
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    quantize: str = "none"
+    checkpointing: bool = False
+
+
+def open_base(name: str, hold: Hold) -> Any:
+    """Returns the model, in eval mode, nothing of it moving.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged or a pickle.
+        ConfigError: it is of a kind that transformers does not know, or `quantize` cannot work.
+    """
+    glm.register()
+    settings: dict[str, Any] = {"dtype": hold.dtype, "use_safetensors": True}
+    if hold.quantize == "nf4":
+        settings["quantization_config"] = _four_bits(hold)
+        settings["device_map"] = {"": hold.device}
+    try:
+        config = AutoConfig.from_pretrained(name)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model: Any = kind.from_pretrained(name, **settings)
+    except ValueError as error:
+        raise ConfigError(f"base={name} cannot be opened: {brief(error)}") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"base={name} cannot be opened ({brief(error)}): name a folder with config.json and "
+            "safetensors, or a model of the Hub; weights that are pickles are converted once with "
+            "python -m utils.import_weights"
+        ) from error
+    model.requires_grad_(False)
+    if hold.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hold.quantize == "none":
+        model = model.to(hold.device)
+    size = sum(p.numel() for p in model.parameters())
+    log.info(f"base {name}: {type(model).__name__}, {size / 1e6:.1f}M weights, {hold.dtype}")
+    return model.eval()
+
+
+def _four_bits(hold: Hold) -> Any:
+    """Returns how bitsandbytes packs the matrices.
+
+    Raises:
+        ConfigError: it is not there, or the device is no GPU.
+    """
+    if hold.device.type != "cuda":
+        raise ConfigError("quantize=nf4 needs a CUDA GPU: leave it out here")
+    try:
+        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ConfigError("quantize=nf4 needs bitsandbytes: pip install bitsandbytes") from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=hold.dtype,
+    )
+
+
+def local_folder(name: str) -> Path | None:
+    """Returns the folder that a name means, None if it means a model of the Hub."""
+    return Path(name) if Path(name).is_dir() else None

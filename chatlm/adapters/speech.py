@@ -1,0 +1,64 @@
+"""How a model of others answers while it is judged.
+
+In: sources as ids, `GenerationConfig`. Out: the ids of the answers, by transformers' `generate`,
+rows of unequal length padded on the left.
+"""
+
+from typing import Any
+
+import torch
+
+from chatlm.adapters.language_model import LanguageModel
+from chatlm.generation_config import GenerationConfig
+
+
+def answer(
+    model: LanguageModel, sources: list[list[int]], config: GenerationConfig, eos_ids: list[int]
+) -> list[list[int]]:
+    """Returns one answer a source, up to and without the token that ended it."""
+    inner: Any = model.inner
+    device = inner.get_input_embeddings().weight.device
+    longest = max(map(len, sources))
+    left = model.is_causal
+    rows = [_padded(ids, longest, model.pad_id, left=left) for ids in sources]
+    seen = [_padded([1] * len(ids), longest, 0, left=left) for ids in sources]
+    with torch.inference_mode():
+        found = inner.generate(
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(seen, device=device),
+            pad_token_id=model.pad_id,
+            eos_token_id=eos_ids,
+            **_as_theirs(config),
+        )
+    start = longest if model.is_causal else 1
+    return [_until(row[start:], eos_ids) for row in found.tolist()]
+
+
+def _padded(row: list[int], width: int, fill: int, *, left: bool) -> list[int]:
+    filler = [fill] * (width - len(row))
+    return filler + row if left else row + filler
+
+
+def _until(ids: list[int], ends: list[int]) -> list[int]:
+    return next((ids[:place] for place, one in enumerate(ids) if one in ends), ids)
+
+
+def _as_theirs(config: GenerationConfig) -> dict[str, Any]:
+    """Returns our settings under transformers' names."""
+    theirs: dict[str, Any] = {
+        "max_new_tokens": config.max_new_tokens,
+        "min_new_tokens": config.min_new_tokens or None,
+        "num_beams": config.num_beams,
+        "repetition_penalty": config.repetition_penalty,
+        "no_repeat_ngram_size": config.no_repeat_ngram_size,
+        "do_sample": config.temperature > 0,
+    }
+    if config.num_beams > 1:
+        theirs["length_penalty"] = config.length_penalty
+    if config.temperature > 0:
+        theirs |= {
+            "temperature": config.temperature,
+            "top_k": config.top_k,
+            "top_p": config.top_p,
+        }
+    return theirs

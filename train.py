@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm import cli
-from chatlm.config import FINETUNE, PRESETS, TrainConfig
+from chatlm.config import ADAPTERS, FINETUNE, PRESETS, TrainConfig
 from chatlm.errors import ConfigError
 from chatlm.neighbours.signals import StopRequest
 from chatlm.plan.options import PlanConfig, PlanOptions
@@ -68,10 +68,19 @@ def resolve(argv: Sequence[str]) -> tuple[TrainConfig, Any, Path | None]:
     preset = prepare.fitting_preset(source) if asked.preset == "auto" else asked.preset
     layers: list[cli.Layer] = [PRESETS[preset], before, given, {"preset": preset}]
     if asked.finetune and not before:
-        layers.insert(1, FINETUNE[preset])
+        layers.insert(1, ADAPTERS if asked.base else FINETUNE[preset])
+    if asked.per_device_batch_size:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        layers.append({"batch_size": asked.per_device_batch_size * processes})
     config = cli.build(TrainConfig, *layers)
+    if source.kind == "sequences" and not config.base:
+        raise ConfigError(
+            f"data={source.name} holds ids for a model of others: name it with finetune=True base="
+        )
+    if config.base and config.optimizer == "muon":
+        raise ConfigError("optimizer=muon is for whole models: with base= use adamw")
     start = None
-    if config.finetune and not config.resume:
+    if config.finetune and not config.resume and not config.base:
         start = resolve_model(config.init_from or run_folder.newest("train"))
     return config, source, start
 
@@ -102,7 +111,10 @@ def _train(argv: Sequence[str], stop: StopRequest) -> int:
     if start:
         log.info(f"starting from {start}")
     run = training.train(config, source, start, stop)
-    log.info(f"talk with it: python cli_demo.py chat model={run}")
+    if config.base:
+        log.info(f"the adapters are in {run}; peft opens each step_* folder")
+    else:
+        log.info(f"talk with it: python cli_demo.py chat model={run}")
     return 0
 
 

@@ -23,6 +23,19 @@ def _setting(default: Any, text: str) -> Any:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """The adapters of a run with `base=`."""
+
+    rank: int = _setting(8, "base=: rank of the adapters' matrices")
+    alpha: int = _setting(0, "base=: adapters are scaled by alpha / rank; 0: twice the rank")
+    dropout: float = _setting(0.0, "base=: of the adapters' inputs")
+    targets: list[str] = field(
+        default_factory=list,
+        metadata={"help": "base=: modules with adapters, or all-linear; empty: by architecture"},
+    )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides a run. Units stand at the end of a name."""
 
@@ -34,11 +47,16 @@ class TrainConfig:
     accept_changes: bool = _setting(False, "resume although data, tokenizer or settings changed")
     finetune: bool = _setting(False, "start from a checkpoint instead of random weights")
     init_from: str = _setting("", "checkpoint or run folder to start from; default the newest run")
+    base: str = _setting("", "tune this Hugging Face model with adapters: folder or name")
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    quantize: str = _setting("none", "base=: none, or nf4: its matrices in 4 bits (CUDA)")
+    gradient_checkpointing: bool = _setting(False, "base=: less memory, a third slower")
     freeze: str = _setting("auto", "none, or of embedding,encoder,decoder; auto: see finetune")
     seed: int = _setting(42, "decides initial weights, sample order and dropout")
     epochs: float = _setting(8.0, "passes over the training pairs")
     max_steps: int = _setting(0, "optimizer steps; 0: as many as the epochs need")
     batch_size: int = _setting(256, "pairs an optimizer step, over all processes")
+    per_device_batch_size: int = _setting(0, "pairs a step and process; sets batch_size")
     microbatch_tokens: int = _setting(16384, "source + target tokens a process computes at once")
     gradient_shares: int = _setting(
         0, "CPU: as many processes, or 1/2, 1/4, ..., give equal bits; 0: 4, 1 if steps are small"
@@ -144,6 +162,23 @@ class TrainConfig:
                 or all(part in FREEZABLE for part in self.freeze.split(",")),
                 f"freeze={self.freeze}: none, or a comma-separated choice of {','.join(FREEZABLE)}",
             ),
+            (self.lora.rank >= 1, "lora.rank must be at least 1"),
+            (self.lora.alpha >= 0, "lora.alpha must not be negative"),
+            (0 <= self.lora.dropout < 1, "lora.dropout must be in [0, 1)"),
+            (self.quantize in ("none", "nf4"), "quantize must be none or nf4"),
+            (self.per_device_batch_size >= 0, "per_device_batch_size must not be negative"),
+            (
+                self.finetune or not self.base,
+                "base= needs finetune=True: it goes on from weights that are there",
+            ),
+            (
+                not (self.base and self.init_from),
+                "base= and init_from= name two models to start from: leave out one",
+            ),
+            (
+                bool(self.base) or not (self.quantize != "none" or self.gradient_checkpointing),
+                "quantize= and gradient_checkpointing= have an effect with base= only",
+            ),
             (
                 self.finetune or not self.init_from,
                 "init_from= needs finetune=True: training starts from random weights",
@@ -160,6 +195,8 @@ class TrainConfig:
 
     def frozen_parts(self) -> tuple[str, ...]:
         """Returns the parts of the model whose weights do not move."""
+        if self.base:
+            return ()  # the whole base stays as it is
         if self.freeze == "auto":
             return ("embedding", "encoder") if self.finetune else ()
         return () if self.freeze == "none" else tuple(self.freeze.split(","))
@@ -212,4 +249,14 @@ FINETUNE: Mapping[str, Mapping[str, Any]] = {
     "starter": {**_GENTLE, "max_steps": 0, "epochs": 4.0, "batch_size": 32},
     "small": {**_GENTLE, "epochs": 2.0},
     "base": {**_GENTLE, "epochs": 2.0},
+}
+
+# Adapters begin at zero and are few: a fixed small rate, as everybody takes it.
+ADAPTERS: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "rms_scaled": False,
+    "learning_rate": 1e-4,
+    "epochs": 2.0,
+    "batch_size": 32,
+    "eval_answers": 64,
 }

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from chatlm import cli, evaluate, run_folder
 from chatlm.checkpoint.paths import resolve_model
+from chatlm.checkpoint.weights import load_model
 from chatlm.config import TrainConfig
 from chatlm.corpus.example import Example
 from chatlm.dataset import prepare
 from chatlm.errors import CheckpointError, ConfigError, DataError
 from chatlm.generation_config import GenerationConfig
-from chatlm.inference.open import open_torch_engine
+from chatlm.inference.open import read_limits
+from chatlm.inference.torch_engine import torch_device
 from chatlm.sanitize import sanitize
+from chatlm.tokenizer import Tokenizer
 
 
 def make(
@@ -38,12 +41,13 @@ def make(
     examples = evaluate.read_examples(Path(data) if data else _test_part(folder), pairs)
     if not examples:
         raise DataError(f"{data or 'the test part'} holds no pairs")
-    engine = open_torch_engine(folder, device)
+    limits, tokenizer = read_limits(folder), Tokenizer.load(folder)
+    net = load_model(folder).to(torch_device(device))
     given = evaluate.answers(
-        engine.model,
-        evaluate.t5_speech(engine.tokenizer, engine.limits.max_source_tokens),
+        net,
+        evaluate.t5_speech(tokenizer, limits.max_source_tokens),
         [example.prompt for example in examples],
-        GenerationConfig(max_new_tokens=engine.limits.max_new_tokens, num_beams=num_beams),
+        GenerationConfig(max_new_tokens=limits.max_new_tokens, num_beams=num_beams),
     )
     report = [str(folder), *_figures(examples, given), *_quotes(examples, given, show)]
     return sanitize("\n".join(report))

@@ -38,6 +38,7 @@ CHANGEABLE = frozenset(
         *("log_every_steps", "eval_every_steps", "eval_pairs", "eval_answers", "max_new_tokens"),
         *("save_every_steps", "background_saves", "keep_checkpoints", "history_turns"),
         *("max_bad_steps", "hang_seconds"),
+        *("gradient_checkpointing", "per_device_batch_size"),
     }
 )
 START = hashlib.sha256(b"").hexdigest()
@@ -52,9 +53,10 @@ LEVELS = {
 def settings(config: TrainConfig) -> dict[str, Any]:
     """Returns the settings that alter the result, as dotted keys."""
     own: dict[str, Any] = asdict(config)
-    model = own.pop("model")
+    model, lora = own.pop("model"), own.pop("lora")
     found = {key: value for key, value in own.items() if key not in CHANGEABLE}
     found["freeze"] = ",".join(config.frozen_parts())
+    found |= {f"lora.{key}": value for key, value in lora.items()}
     return found | {f"model.{key}": value for key, value in model.items()}
 
 

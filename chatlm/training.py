@@ -21,7 +21,7 @@ from chatlm.checkpoint.weights import load_model
 from chatlm.config import TrainConfig
 from chatlm.dataset import prepare
 from chatlm.dataset.packing import FILLER_TOKENS
-from chatlm.dataset.prepare import Found, Source
+from chatlm.dataset.prepare import Found, Prepared, Source
 from chatlm.engines.tree_sum import choose_shares
 from chatlm.errors import ChatLMError, CheckpointError
 from chatlm.evaluate import t5_speech
@@ -82,28 +82,69 @@ def _trainer(
 ) -> Trainer:
     """Returns the trainer of a run at its beginning, or put to where its checkpoint was written."""
     accelerator = place.accelerator
-    tokenizer = Tokenizer.load(start) if start else None
+    tuning = _Tuning(config) if config.base else None
+    tokenizer = Tokenizer.load(start) if start and tuning is None else None
     # On several machines without a common disk the first process of each prepares its own copy.
     with accelerator.main_process_first(), accelerator.local_main_process_first():
         found = prepare.find(source)
         accepted = _accepted(start, config, source, found) if start and config.resume else []
-        data = prepare.prepare(config, source, found, tokenizer)
+        if tuning:
+            data = tuning.data(source, found)
+        else:
+            data = prepare.prepare(config, source, found, tokenizer)
     config = replace(
         config,
-        model=_shape(config, start, data.tokenizer),
         gradient_shares=config.gradient_shares or choose_shares(data.train, config.batch_size),
     )
-    needed = checkpoint_bytes(config)
+    subject = tuning.subject(start, accelerator) if tuning else None
+    if tuning and subject:
+        needed = tuning.checkpoint_bytes(subject)
+    else:
+        config = replace(config, model=_shape(config, start, data.tokenizer))
+        needed = checkpoint_bytes(config)
     place.agreement.decide(lambda: storage.require_space(place.run, needed))
-    model = build_model(config, start, accelerator)
-    speech = t5_speech(data.tokenizer, config.max_source_tokens)
-    subject = Subject(model, T5Layout(config.model, load_model), speech)
-    trainer = Trainer(config, place, data, subject, engines.make(launched, config, model))
+    subject = subject or _own_subject(config, start, data.tokenizer, accelerator)
+    trainer = Trainer(config, place, data, subject, engines.make(launched, config, subject.model))
     if start and config.resume:
         trainer.load(start, accepted)
     else:
         trainer.begin()
     return trainer
+
+
+class _Tuning:
+    """A run that tunes a model of others; transformers and peft are imported for it only."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        from chatlm.adapters.forms import open_form
+
+        self._config, self._form = config, open_form(config.base)
+
+    def data(self, source: Source, found: Found) -> Prepared:
+        """Returns what the run reads."""
+        from chatlm.adapters.data import prepare_data
+
+        return prepare_data(self._config, source, found, self._form)
+
+    def subject(self, start: Path | None, accelerator: Accelerator) -> Subject:
+        """Returns the base with adapters."""
+        from chatlm.adapters.tuning import make
+
+        return make(self._config, self._form, start, accelerator)
+
+    @staticmethod
+    def checkpoint_bytes(subject: Subject) -> int:
+        """Returns the bytes of one checkpoint: adapters and two moments each, fp32."""
+        return 12 * sum(p.numel() for _, p in subject.model.saved())
+
+
+def _own_subject(
+    config: TrainConfig, start: Path | None, tokenizer: Tokenizer, accelerator: Accelerator
+) -> Subject:
+    """Returns our T5."""
+    model = build_model(config, start, accelerator)
+    speech = t5_speech(tokenizer, config.max_source_tokens)
+    return Subject(model, T5Layout(config.model, load_model), speech)
 
 
 def _accepted(start: Path, config: TrainConfig, source: Source, found: Found) -> list[str]:

@@ -69,8 +69,8 @@ class Validation:
         self._num_shares = num_shares
         self._config, self._accelerator, self._data = config, accelerator, data
         self._examples: list[Example] = []
-        if data.valid is not None and config.eval_answers:
-            path = data.folder / "valid.parquet"
+        path = data.folder / "valid.parquet"
+        if data.valid is not None and config.eval_answers and path.is_file():
             self._examples = evaluate.read_examples(path, config.eval_answers)
 
     def figures(self, model: Trainee) -> Figures | None:

@@ -22,7 +22,6 @@ LAYERS = [
         "untrusted",
         "checkpoint.paths",
     },
-<<<<<<< HEAD
     {
         "corpus",
         "glm",
@@ -44,18 +43,11 @@ LAYERS = [
         "plot",
         "progress",
         "run_folder",
+        "subject",
     },
     {"agreement", "course", "engines", "lineage", "run_log", "saving", "validation"},
     {"trainer", "training", "evaluation_report", "chat", "plan", "export"},
     {"terminal", "commands", "server"},
-=======
-    {"corpus", "tokenizer", "tokenizer_engines", "tokenizer_training", "model", "neighbours"},
-    {"generate", "optim", "inference"},
-    {"dataset", "evaluate", "checkpoint", "health", "launch", "plot", "run_folder", "progress"},
-    {"agreement", "course", "engines", "lineage", "run_log", "saving", "subject", "validation"},
-    {"trainer", "training", "evaluation_report", "chat", "plan"},
-    {"terminal", "commands"},
->>>>>>> a8ebe37 (Let the trainer train any model: what it asks of one is a Trainee, where its weights lie a Layout, how it answers a Speech)
 ]
 TORCH_FREE = [
     "chatlm",

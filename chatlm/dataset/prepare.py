@@ -35,7 +35,10 @@ PARTS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Source:
-    """Where the pairs come from. `kind` is starter, folder or file; `name` is for people."""
+    """Where the pairs come from.
+
+    `kind` is starter, folder, file, or sequences (ids for a model of others); `name` is for people.
+    """
 
     kind: str
     path: Path
@@ -98,6 +101,8 @@ def locate(data: str, *, finetune: bool) -> Source:
         raise DataError(f"data={data} does not exist: name a folder or a file of pairs")
     if (path / "train.parquet").is_file():
         return Source("folder", path, str(path))
+    if (path / token_store.META).is_file():
+        return Source("sequences", path, str(path))
     if any(path.glob("*.yaml")):
         return Source("starter", path, str(path))
     raise DataError(
@@ -117,6 +122,9 @@ def find(source: Source) -> Found:
     Raises:
         DataError: the pairs cannot be read.
     """
+    if source.kind == "sequences":
+        meta = source.path / token_store.META  # has the sums of all other files
+        return Found(source.path, sha256(meta), "", {"data": source.name, "valid": source.name})
     folder = parts_folder(source)
     train, valid = folder / "train.parquet", folder / "valid.parquet"
     own = source.kind == "folder"

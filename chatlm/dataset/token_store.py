@@ -35,6 +35,7 @@ FORMAT_VERSION = 3
 """2 cut conversations at their end, as it cut single questions, and did not count turns."""
 READABLE_VERSIONS = (2, 3)
 PAD_ID = 0
+META = "meta.json"
 BATCH_ROWS = 4096
 MIN_HISTORY_SHARE = 0.01
 """Of the pairs; a model that hardly ever sees a history does not learn to use one."""
@@ -172,7 +173,7 @@ def write_batches(
             )
         files = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
         whole = meta | {"fingerprint": name, "files": files}
-        (part / "meta.json").write_text(ujson.dumps(whole, indent=1))
+        (part / META).write_text(ujson.dumps(whole, indent=1))
         for path in part.iterdir():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -350,7 +351,7 @@ def open_store(folder: Path) -> TokenStore:
         DataError: a file is missing, of another format version, or not of the recorded size.
     """
     try:
-        meta = ujson.loads((folder / "meta.json").read_text())
+        meta = ujson.loads((folder / META).read_text())
         if meta["format"] not in READABLE_VERSIONS:
             readable = " and ".join(map(str, READABLE_VERSIONS))
             raise DataError(
@@ -386,7 +387,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 def damage(folder: Path) -> str | None:
     """Returns what is wrong with a store in one line, or None; reads it whole."""
     try:
-        files = ujson.loads((folder / "meta.json").read_text())["files"]
+        files = ujson.loads((folder / META).read_text())["files"]
         for name, expected in files.items():
             found = file_sha256(folder / name)
             if found != expected:

@@ -26,6 +26,7 @@ def test_everything_comes_back_bit_by_bit(tmp_path):
     saved, folder = snapshot(5), save(tmp_path, 5)
     assert verify.problem(folder) is None
     assert state.read_state(folder) == saved.state
+    assert isinstance(saved.layout, hf.T5Layout)
     assert hf.load_config(folder) == saved.layout.config
     loaded = dict(hf.load_pretrained(folder).named_parameters())
     assert loaded.keys() == saved.weights.keys()

@@ -1,0 +1,74 @@
+"""A base with adapters as the subject of a training.
+
+In: settings, the accelerator, perhaps a checkpoint to go on from. Out: a `Subject`, for the one
+training loop that all models share.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from chatlm.adapters import speech
+from chatlm.adapters.base import Hold, open_base
+from chatlm.adapters.forms import Asked, Form
+from chatlm.adapters.language_model import LanguageModel
+from chatlm.adapters.lora import AdapterLayout, with_adapters
+from chatlm.config import TrainConfig
+from chatlm.corpus.conversation import turns_of
+from chatlm.errors import ConfigError
+from chatlm.evaluate import Speech
+from chatlm.subject import Subject
+
+PREFIX = "inner."  # of the names of `LanguageModel.inner`
+
+
+def make(config: TrainConfig, form: Form, start: Path | None, accelerator: Accelerator) -> Subject:
+    """Returns the base with adapters: fresh ones, or those of a checkpoint.
+
+    Raises:
+        CheckpointError: the base cannot be opened, or the adapters are of other modules.
+        ConfigError: a setting cannot work with this base.
+    """
+    is_bf16 = accelerator.mixed_precision == "bf16"
+    hold = Hold(
+        accelerator.device,
+        torch.bfloat16 if is_bf16 else torch.float32,
+        config.quantize,
+        config.gradient_checkpointing,
+    )
+    torch.manual_seed(config.seed)
+    inner = with_adapters(open_base(config.base, hold), config.lora)
+    if config.gradient_checkpointing:
+        inner.enable_input_require_grads()  # the first layer's input would need none otherwise
+    rows = inner.get_input_embeddings().weight.shape[0]
+    if form.vocab_size > rows:
+        raise ConfigError(
+            f"base={config.base}: its tokenizer has {form.vocab_size} ids, but the model only "
+            f"{rows}: name a folder whose files belong together"
+        )
+    model = LanguageModel(inner, pad_id=form.pad_id).to(accelerator.device)
+    layout = AdapterLayout(inner, PREFIX, {})
+    if start:
+        found = layout.read(start)
+        with torch.no_grad():
+            for name, parameter in model.saved():
+                parameter.copy_(found[name])
+    return Subject(model, layout, speech_of(form))
+
+
+def speech_of(form: Form) -> Speech:
+    """Returns how a base is asked with prompts as the training data have them."""
+
+    def encode(prompts: Sequence[str]) -> list[list[int]]:
+        asked = []
+        for prompt in prompts:
+            turns, question = turns_of(prompt)
+            asked.append(Asked(question, tuple(turns)))
+        # A question that a template cannot hold is asked without its text.
+        return [ids or form.end_ids for ids in form.prompt_ids(asked)]
+
+    answer = partial(speech.answer, eos_ids=form.end_ids[-1:])
+    return Speech(encode, answer, form.decode)

@@ -220,11 +220,13 @@ def test_tokens_that_change_under_a_run_end_it_and_are_not_saved(copy):
 
 
 def test_every_setting_is_compared_or_may_change():
-    names = {one.name for one in fields(TrainConfig)} - {"model"}
+    names = {one.name for one in fields(TrainConfig)} - {"model", "lora"}
     assert names > lineage.CHANGEABLE
     compared = lineage.settings(TrainConfig())
     assert names - lineage.CHANGEABLE == {key for key in compared if "." not in key} - {"freeze"}
-    assert {f"model.{key}" for key in asdict(TrainConfig().model)} <= compared.keys()
+    for part in ("model", "lora"):
+        parts = asdict(getattr(TrainConfig(), part))
+        assert {f"{part}.{key}" for key in parts} <= compared.keys()
 
 
 def test_a_younger_setting_was_at_its_default_before():

@@ -4,6 +4,7 @@ In: signals and terminal modes. Out: exceptions where they may come, and nothing
 session.
 """
 
+import atexit
 import io
 import os
 import signal
@@ -92,13 +93,36 @@ def keys_wait() -> Iterator[None]:
 
 
 def end_on_sigterm() -> None:
-    """Lets SIGTERM end the process with 143, modes of the terminal restored; a second one kills."""
+    """Lets SIGTERM end the process with 143, modes of the terminal restored; a second one kills.
+
+    They are restored at the very end too: the signal may come in the moment in which a library has
+    changed them and has not yet begun to care for their return.
+    """
+    usual = _modes()
 
     def leave(number: int, _frame: Any) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
+        if usual is not None:
+            atexit.register(_set_modes, usual)
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def _modes() -> list[Any] | None:
+    """Returns the modes of the terminal, None where there is none."""
+    if sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
+        return None
+    import termios
+
+    return termios.tcgetattr(sys.stdin.fileno())
+
+
+def _set_modes(modes: list[Any]) -> None:
+    import termios
+
+    with suppress(termios.error, ValueError):  # the terminal is gone, or closed
+        termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, modes)
 
 
 @contextmanager

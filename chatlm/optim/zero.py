@@ -24,14 +24,18 @@ def zero_muon(
 ) -> torch.optim.Optimizer:
     """Returns DeepSpeed's Muon; it marks the parameters for DeepSpeed to tell them apart."""
     # DeepSpeed is slow to import, compiles when this module is, and is not needed without it.
+    from deepspeed.runtime.zero.muon import original_muon
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
+    if not torch.cuda.is_available():
+        # A CPU that has half precision would round there, and give other weights than one process.
+        original_muon.ns_compute_dtype = _fp32
     made = []
     for group in groups:
         use_muon = group["muon"]
         (parameter,) = group["params"]
         parameter.use_muon = use_muon
-        # "gram" is their method that computes in fp32 on a CPU and in fp16 on a GPU.
+        # "gram" is their method that computes in fp16 on a GPU, not in bf16.
         rest = (
             {"momentum": momentum, "ns_method": "gram"}
             if use_muon
@@ -39,3 +43,7 @@ def zero_muon(
         )
         made.append({"lr": 0.0, "use_muon": use_muon} | group | rest)
     return MuonWithAuxAdam(made)
+
+
+def _fp32(_ns_method: str) -> torch.dtype:
+    return torch.float32

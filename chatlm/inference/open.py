@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chatlm.inference.torch_engine import TorchEngine
 
 CHAT_FILE = "chat.json"
+MOST_CHAT_BYTES = 1 << 16
 _LEAST = {"max_source_tokens": 2, "max_new_tokens": 1, "history_turns": 0}
 _MOST = 1 << 20
 
@@ -105,7 +106,7 @@ def read_limits(folder: Path) -> Limits:
     if not path.is_file():
         return Limits()
     try:
-        saved = untrusted.read_object(path)
+        saved = untrusted.read_object(path, MOST_CHAT_BYTES)
         known = {key: saved[key] for key in vars(Limits()) if key in saved}
         for key, value in known.items():
             if type(value) is not int or not _LEAST[key] <= value <= _MOST:

@@ -29,7 +29,7 @@ def _climbing() -> list[str]:
 def _absolute(outside: Path) -> list[str]:
     target = str(outside / SECRET)
     found = [target, f"/{target}", f"//{target}", f"/.{target}", "/", "//", "/etc/passwd"]
-    found += ["/proc/self/environ", "/dev/zero", "/dev/stdin", "/proc/self/root/etc/passwd"]
+    found += ["/proc/self/environ", "/dev/zero", "/dev/stdin", "/proc/self/cwd/../../../etc/passwd"]
     found += ["~", "~/.bashrc", "~root/.bashrc", "$HOME", "${HOME}/.bashrc", "%USERPROFILE%"]
     found += [
         "C:\\Windows\\win.ini",

@@ -6,7 +6,6 @@ ChatGLM-6B, which is ours (`chatlm.glm`).
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from chatlm import glm, log
 from chatlm.errors import CheckpointError, ConfigError, brief
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,3 @@ def _four_bits(hold: Hold) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=hold.dtype,
     )
-
-
-def local_folder(name: str) -> Path | None:
-    """Returns the folder that a name means, None if it means a model of the Hub."""
-    return Path(name) if Path(name).is_dir() else None

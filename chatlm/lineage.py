@@ -39,6 +39,7 @@ CHANGEABLE = frozenset(
         *("save_every_steps", "background_saves", "keep_checkpoints", "history_turns"),
         *("max_bad_steps", "hang_seconds"),
         *("gradient_checkpointing", "per_device_batch_size"),
+        *("max_forgetting", "replay"),  # its share is compared, its pairs are part of the data
     }
 )
 START = hashlib.sha256(b"").hexdigest()
@@ -57,6 +58,7 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     found = {key: value for key, value in own.items() if key not in CHANGEABLE}
     found["freeze"] = ",".join(config.frozen_parts())
     found |= {f"lora.{key}": value for key, value in lora.items()}
+    found["replay.share"] = config.replay.share
     return found | {f"model.{key}": value for key, value in model.items()}
 
 
@@ -71,12 +73,36 @@ def extended(chain: str, rows: Rows) -> str:
 
 
 def chain_of(order: Order, steps: int, skipped: Collection[int]) -> str:
-    """Returns the chain of a run that has taken so many steps, all but the skipped ones."""
+    """Returns the chain of a run that has taken so many steps, all but the skipped ones.
+
+    It takes some microseconds a step: see `require_reachable` where a file says how many.
+    """
     chain = START
     for index in range(steps):
         if index + 1 not in skipped:
             chain = extended(chain, order.rows(index))
     return chain
+
+
+def require_reachable(folder: Path, state: State, total_steps: int) -> None:
+    """Refuses a checkpoint of a step that the run does not come to.
+
+    Its file can claim any step, and the chain up to it would be computed without end.
+
+    Args:
+        folder: the checkpoint.
+        state: its State.
+        total_steps: of this start.
+
+    Raises:
+        CheckpointError: the run ends before.
+    """
+    if state.step > total_steps:
+        raise CheckpointError(
+            f"{folder} says that it is of step {state.step}, but the run ends at step "
+            f"{total_steps}: set max_steps= or epochs= to what the run had, or delete the folder "
+            "if its state.json is damaged"
+        )
 
 
 def environment(config: TrainConfig, engine: Engine, accelerator: Accelerator) -> dict[str, Any]:

@@ -25,6 +25,18 @@ TENSOR_ROOMS += ["chatlm.glm.layers", "chatlm.glm.positions", "chatlm.glm.rotary
 install_import_hook(TENSOR_ROOMS, "beartype.beartype")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give all tests of a file to one process: they share what is costly to make.
+
+    Spread test by test, several processes would each train, export and start what a file needs.
+    Another `--dist` than what `-n` alone means stays as it was asked for.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Hold torch, where a test has imported it, to one thread and to all floats."""
@@ -90,3 +102,24 @@ def small_config():
         return ModelConfig(**{**shape, **overrides})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sums(tmp_path_factory):
+    """Return a data folder of sums to train on, which all tests share and none changes."""
+    from tests import tiny_data
+
+    return tiny_data.make(tmp_path_factory.mktemp("sums"))
+
+
+@pytest.fixture
+def run_on_sums(sums, tmp_path, monkeypatch):
+    """Return a function (name, settings) that trains in tmp_path and returns the run folder."""
+    from tests.trainings import train_tiny
+
+    monkeypatch.chdir(tmp_path)
+
+    def go(name, **changes):
+        return train_tiny(f"out/{name}", **{"data": sums} | changes)
+
+    return go

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness import Result
 from benchmarks.security import doors, pickled_shapes
 from benchmarks.security.bench import Bench
 from benchmarks.security.pickled_shapes import Shape
-from benchmarks.torture.outcome import Result
 from chatlm.checkpoint import manifest
 from tests import tiny_data
 

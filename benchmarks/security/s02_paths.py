@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.harness import Result
 from benchmarks.security.bench import Bench
-from benchmarks.torture.outcome import Result
 from benchmarks.torture.strace import can_trace
 
 TITLE = "names that lead out of a folder"

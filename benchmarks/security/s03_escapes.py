@@ -16,10 +16,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.harness import Result
 from benchmarks.security import escapes, referee
 from benchmarks.security.bench import Bench
 from benchmarks.security.escapes import AFTER, BEFORE, Attack
-from benchmarks.torture.outcome import Result
 from chatlm.tokenizer import Tokenizer
 
 TITLE = "escape sequences in answers, at a terminal"

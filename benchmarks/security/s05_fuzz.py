@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.harness import Result
 from benchmarks.security.bench import Bench
 from benchmarks.security.fuzzed_files import TARGETS, Target, make
-from benchmarks.torture.outcome import Result
 from chatlm.checkpoint.paths import MANIFEST
 from chatlm.errors import ChatLMError
 

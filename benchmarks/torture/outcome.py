@@ -115,20 +115,3 @@ def _steady(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-
-
-@dataclass
-class Result:
-    """What a scenario found.
-
-    `id` is "R1", `title` a few words, `faults` how many were really injected, `failures` one line
-    for each that was not survived as promised, `figures` whatever else was measured (JSON). A
-    scenario that cannot run here says why in `skipped`.
-    """
-
-    id: str
-    title: str
-    faults: int = 0
-    failures: list[str] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)
-    skipped: str = ""

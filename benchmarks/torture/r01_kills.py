@@ -20,7 +20,7 @@ from benchmarks.torture.victim import SETTINGS, Outcome, Result, Victim, Workben
 if TYPE_CHECKING:
     import torch
 
-COUNTS = {"full": 200, "slice": 20}
+COUNTS = {"full": 200, "slice": 8}
 SECONDS = 1.3
 TITLE = "kill -9 at random times and inside saves"
 INTERVAL = int(SETTINGS["save_every_steps"])

@@ -9,7 +9,7 @@ import json
 from benchmarks.torture import restarts
 from benchmarks.torture.victim import Result, Workbench
 
-COUNTS = {"full": 100, "slice": 10}
+COUNTS = {"full": 100, "slice": 4}
 SECONDS = 2.0
 TITLE = "kill -9, processes redrawn from 1, 2, 4 at every restart"
 PROCESSES = (1, 2, 4)

@@ -1,43 +1,20 @@
-"""The torture harness's figures as people read them: on a terminal, and in the READMEs.
+"""The torture harness's figures as people read them in the READMEs.
 
-In: results, or benchmarks/torture.json. Out: a table on stdout; the part of README.md and
-README.en.md between two marks.
+In: benchmarks/torture.json. Out: the part of README.md and README.en.md between two marks.
 
     python -m benchmarks.torture.report        # writes the figures of torture.json into the READMEs
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.harness import Record
 from benchmarks.torture.report_words import COMPARED, HEADS, OURS, PEER_HEADS, WORDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "zh", "README.en.md": "en"}
 MARKS = ("<!-- torture: begin -->", "<!-- torture: end -->")
-Record = Mapping[str, Any]
-
-
-def show(found: Sequence[Record]) -> None:
-    """Prints one line for each scenario, and every failure with how to repeat it."""
-    table = Table("", "scenario", "faults", "failures", "seconds", "CPU", "figures")
-    for one in found:
-        failures = one["skipped"] or str(len(one["failures"]))
-        figures = ", ".join(f"{key} {value}" for key, value in one["figures"].items())
-        row = [one["id"], one["title"], str(one["faults"]), failures, f"{one['seconds']:.0f}"]
-        row.append(f"{one.get('cpu_seconds', 0):.0f}")
-        table.add_row(*row, figures if len(figures) < 300 else f"{figures[:300]} ...")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    for one in found:
-        for failure in one["failures"]:
-            print(f"{one['id']}: {failure}")
-        if "repeat" in one:
-            print(f"{one['id']}: again with: {one['repeat']}")
 
 
 def survived(scenario: Record) -> str:

@@ -3,51 +3,45 @@
 In: which scenarios, how many faults. Out: a table, one line of JSON, the file. Each scenario is a
 module `rNN_*.py` beside this one; it gets a workbench of its own whose random numbers follow from
 `seed` and its name, so one scenario repeats without the others. Two run at a time, in processes of
-their own. The file keeps what earlier runs found in scenarios that were not asked for.
+their own. `benchmarks.harness` says what a scenario is.
 
     python -m benchmarks.torture.run                              # all of ours, full counts
     python -m benchmarks.torture.run scenarios=R1,R18 counts=slice
     python -m benchmarks.torture.run scenarios=peers
 """
 
-import importlib
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.torture import report
-from benchmarks.torture.victim import Result, Workbench
+from benchmarks import harness
+from benchmarks.harness import Result
+from benchmarks.torture import peers
+from benchmarks.torture.victim import Workbench
 from chatlm import cli
-from chatlm.errors import ChatLMError, ConfigError
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "torture.json"
 PEERS = "PEERS"
+LIBRARIES = ("torch", "accelerate", "transformers")
 LINKED = ("R1", "R3", "R18")
 """The last reads what the others left behind."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(harness.Settings):
     """Settings of `python -m benchmarks.torture.run`."""
 
     scenarios: list[str] = field(
         default_factory=list, metadata={"help": "such as R1,R3, or peers; default all R"}
     )
-    counts: str = field(default="full", metadata={"help": "full, slice, or a number of faults"})
-    seed: int = field(default=0, metadata={"help": "repeats a run"})
     out: str = field(default=str(OUT), metadata={"help": "the file of all figures"})
     jobs: int = field(default=2, metadata={"help": "scenarios at a time"})
     folder: str = field(default="", metadata={"help": "where to work; default a temporary folder"})
@@ -55,14 +49,10 @@ class Settings:
 
 def discovered() -> dict[str, ModuleType]:
     """Returns id -> module of every scenario, in the order of their numbers, peers last."""
-    modules = {}
-    for path in sorted(HERE.glob("r[0-9][0-9]_*.py")):
-        modules[f"R{int(path.stem[1:3])}"] = importlib.import_module(f"{__package__}.{path.stem}")
+    modules = harness.discovered(HERE)
     # The ledger is read from what the kills left, so it comes after them.
-    if "R18" in modules:
-        modules["R18"] = modules.pop("R18")
-    modules[PEERS] = importlib.import_module(f"{__package__}.peers")
-    return modules
+    modules["R18"] = modules.pop("R18")
+    return modules | {PEERS: peers}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,13 +62,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     settings = cli.parse(argv, Settings)
     known = discovered()
-    asked = [name.upper() for name in settings.scenarios]
-    chosen = asked or [name for name in known if name != PEERS]
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        raise ConfigError(f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")
-    chosen = [name for name in known if name in chosen]
-    counts = {name: _count(known[name], settings.counts) for name in chosen}
+    chosen = harness.asked(settings, known, [PEERS])
+    counts = {name: harness.count_of(known[name], settings.counts) for name in chosen}
     seconds = {name: counts[name] * known[name].SECONDS for name in chosen}
     for name in chosen:
         print(f"{name}: {counts[name]} faults, {seconds[name]:.0f} CPU seconds", file=sys.stderr)
@@ -98,14 +83,7 @@ def main(argv: Sequence[str]) -> int:
                 found.append(run_one(name, known[name], counts[name], settings.seed, folder))
                 write(out, found)
     write(out, found)
-    report.show(found)
-    print(json.dumps({one["id"]: one for one in found}, ensure_ascii=False))
-    return int(any(one["failures"] for one in found))
-
-
-def number_of(name: str) -> int:
-    """Returns 3 for R3, 0 for the peers."""
-    return int(name[1:]) if name[1:].isdigit() else 0
+    return harness.finished(found)
 
 
 def units(chosen: Sequence[str]) -> list[list[str]]:
@@ -141,24 +119,17 @@ def side_by_side(settings: Settings, lots: Sequence[Sequence[str]], folder: Path
             why = f"the harness ended with {code} before it came to this scenario"
             lost = {**asdict(Result(name, "", failures=[why])), "seconds": 0.0}
             found.append(results.get(name, lost))
-    return sorted(found, key=lambda one: number_of(one["id"]))
+    return sorted(found, key=lambda one: harness.number_of(one["id"]))
 
 
 def write(out: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """Writes these results into the file, beside what else it holds."""
-    record = merged(out, [one for one in found if one["id"] != PEERS])
+    record = harness.merged(out, [one for one in found if one["id"] != PEERS], LIBRARIES)
+    record.setdefault("peers", {})
     for one in found:
         if one["id"] == PEERS and not one["skipped"] and not one["failures"]:
             record["peers"] = one["figures"]
-    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
-
-def _count(module: ModuleType, counts: str) -> int:
-    if counts in module.COUNTS:
-        return module.COUNTS[counts]
-    if not counts.isdigit():
-        raise ConfigError(f"counts={counts}: full, slice, or a number")
-    return int(counts)
+    harness.write(out, record)
 
 
 def run_one(name: str, module: ModuleType, count: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -167,49 +138,17 @@ def run_one(name: str, module: ModuleType, count: int, seed: int, folder: Path) 
     if not count and module.SECONDS:
         skipped = Result(name, module.TITLE, skipped="takes long: it runs with counts=full")
         return {**asdict(skipped), "seconds": 0.0}
-    started, before = time.monotonic(), sum(os.times()[:4])
-    with Workbench(folder, seed * 1000 + number_of(name)) as bench:
-        try:
+
+    def work() -> Result:
+        with Workbench(folder, seed * 1000 + harness.number_of(name)) as bench:
             result = module.run(count, bench)
-        except Exception as error:
-            traceback.print_exc()
-            result = Result(name, module.__name__, failures=[f"the scenario broke off: {error!r}"])
-    if not result.failures:
-        shutil.rmtree(folder / "runs", ignore_errors=True)
-    record = asdict(result)
-    record["seconds"] = round(time.monotonic() - started, 1)
-    record["cpu_seconds"] = round(sum(os.times()[:4]) - before, 1)
-    if result.failures:
-        record["repeat"] = (
-            f"python -m benchmarks.torture.run scenarios={name} counts={count} seed={seed}"
-        )
-    return record
+        if not result.failures:
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+        return result
 
-
-def merged(out: Path, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the file's content with these results in place of earlier ones."""
-    before = json.loads(out.read_text()) if out.exists() else {}
-    scenarios = dict(before.get("scenarios", {}))
-    for one in found:
-        if not one["skipped"] or one["id"] not in scenarios:
-            scenarios[one["id"]] = dict(one)
-    order = sorted(scenarios, key=number_of)
-    machine = {
-        "system": platform.system(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "accelerate", "transformers")},
-    }
-    return {
-        "machine": machine,
-        "faults": sum(one["faults"] for one in scenarios.values()),
-        "failures": sum(len(one["failures"]) for one in scenarios.values()),
-        "scenarios": {name: scenarios[name] for name in order},
-        "peers": before.get("peers", {}),
-    }
+    repeat = f"scenarios={name} counts={count} seed={seed}"
+    return harness.recorded(name, module, work, f"python -m benchmarks.torture.run {repeat}")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ChatLMError as error:
-        sys.exit(f"error: {error}")
+    cli.run(main)

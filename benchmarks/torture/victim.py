@@ -50,8 +50,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.harness import Result
 from benchmarks.torture import faults, fed, forks
-from benchmarks.torture.outcome import Outcome, Result
+from benchmarks.torture.outcome import Outcome
 from benchmarks.torture.processes import LONGEST_SECONDS, Victim
 from tests import tiny_data
 

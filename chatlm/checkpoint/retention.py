@@ -1,9 +1,12 @@
 """Which checkpoints stay, and which one is the best.
 
-In: a run folder. Out: fewer folders in it, and the file `best`. What goes is renamed before it is
-deleted, so that no half-deleted folder ever has the name of a checkpoint. Imports no torch.
+In: a run folder. Out: fewer folders in it, and the file `best`. Those that were set aside because
+they may hold sick weights are for a person to look at; of them just the newest stay. What goes is
+renamed before it is deleted, so that no half-deleted folder ever has the name of a checkpoint.
+Imports no torch.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +15,10 @@ from chatlm.checkpoint.paths import BEST, saved_steps, step_name
 
 FEWEST = 2
 """Whole checkpoints that always stay: one may turn out to be damaged."""
+SICK = ".sick-"
+"""Begins the name of a checkpoint that was set aside; a number ends it where that was taken."""
+MOST_SICK = 3
+_SICK = re.compile(rf"{re.escape(SICK)}step_([0-9]+)(?:-([0-9]+))?")
 
 
 def prune(run: Path, keep: int, best_step: int) -> None:
@@ -26,6 +33,40 @@ def prune(run: Path, keep: int, best_step: int) -> None:
     for step in usable:
         if step not in kept:
             _delete(run / step_name(step))
+
+
+def set_aside(run: Path, step: int) -> Path:
+    """Renames the checkpoint of a step, so that nobody goes on from it; returns its new place.
+
+    Raises:
+        StorageError: it cannot be renamed.
+    """
+    folder = run / step_name(step)
+    earlier = [again for one, again, _ in _sick(run) if one == step]
+    name = f"{SICK}{folder.name}" + (f"-{max(earlier) + 1}" if earlier else "")
+    with storage.guarded(run / name, 0):
+        return folder.rename(run / name)
+
+
+def prune_sick(run: Path, keep: int = MOST_SICK) -> None:
+    """Deletes all checkpoints that were set aside but the `keep` newest ones.
+
+    Raises:
+        StorageError: one cannot be deleted.
+    """
+    found = sorted(_sick(run))
+    for _, _, folder in found[: max(0, len(found) - keep)]:
+        _delete(folder)
+
+
+def _sick(run: Path) -> list[tuple[int, int, Path]]:
+    """Returns step, number and folder of each checkpoint that was set aside, in no order."""
+    found = ((_SICK.fullmatch(path.name), path) for path in run.glob(f"{SICK}step_*/"))
+    return [
+        (int(name[1]), int(name[2] or 0), path)
+        for name, path in found
+        if name and not path.is_symlink()
+    ]
 
 
 def _looks_whole(folder: Path) -> bool:

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import ujson
 
+from chatlm import untrusted
 from chatlm.corpus.store import file_sha256
-from chatlm.dataset.prompts import Histories, encode_prompts
+from chatlm.dataset.prompts import Histories
+from chatlm.dataset.token_rows import Encoded, Ids, Limits, encode
 from chatlm.errors import DataError
 from chatlm.tokenizer import Tokenizer
 from chatlm.tokenizer_training import require_utf8
@@ -36,19 +37,17 @@ FORMAT_VERSION = 3
 READABLE_VERSIONS = (2, 3)
 PAD_ID = 0
 META = "meta.json"
+FILES = frozenset(
+    {
+        *("sources.bin", "source_offsets.npy", "targets.bin", "target_offsets.npy"),
+        "target_chars.npy",
+    }
+)
+"""All files of a store but `META`, which lists them."""
+DTYPES = ("uint16", "uint32")
 BATCH_ROWS = 4096
 MIN_HISTORY_SHARE = 0.01
 """Of the pairs; a model that hardly ever sees a history does not learn to use one."""
-
-Ids = npt.NDArray[np.unsignedinteger[Any]]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Longest source and target, in tokens, EOS included."""
-
-    max_source_tokens: int
-    max_target_tokens: int
 
 
 @dataclass(frozen=True)
@@ -185,18 +184,6 @@ def write_batches(
         shutil.rmtree(part, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """One batch as it goes to disk; `num_cut` counts its sources and targets that were cut."""
-
-    ids: tuple[Ids, Ids]
-    lengths: tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
-    target_chars: npt.NDArray[np.uint32]
-    num_empty: int
-    num_cut: tuple[int, int]
-    histories: Histories
-
-
 def _write_rows(
     batches: Iterable[pa.RecordBatch],
     tokenizer: Tokenizer,
@@ -208,9 +195,9 @@ def _write_rows(
     lengths: tuple[list[npt.NDArray[np.uint32]], ...] = ([], [])
     chars: list[npt.NDArray[np.uint32]] = []
     empty, cut, histories = 0, [0, 0], Histories()
-    encode = partial(_encode, tokenizer=tokenizer, limits=limits, dtype=dtype)
+    encoder = partial(encode, tokenizer=tokenizer, limits=limits, dtype=dtype)
     with (part / "sources.bin").open("wb") as sources, (part / "targets.bin").open("wb") as targets:
-        for encoded in _in_order(encode, batches, num_threads):
+        for encoded in _in_order(encoder, batches, num_threads):
             for side, file in enumerate((sources, targets)):
                 file.write(encoded.ids[side].data)
                 lengths[side].append(encoded.lengths[side])
@@ -236,10 +223,10 @@ def _write_rows(
 
 
 def _in_order(
-    encode: Callable[[pa.RecordBatch], _Encoded],
+    encode: Callable[[pa.RecordBatch], Encoded],
     batches: Iterable[pa.RecordBatch],
     num_threads: int,
-) -> Iterator[_Encoded]:
+) -> Iterator[Encoded]:
     """Yields the encoded batches in their order, a few of them made ahead by threads.
 
     Threads are enough: SentencePiece, Arrow and numpy release Python's lock for nearly all of it.
@@ -248,85 +235,13 @@ def _in_order(
         yield from map(encode, batches)
         return
     with ThreadPoolExecutor(num_threads) as pool:
-        waiting: deque[Future[_Encoded]] = deque()
+        waiting: deque[Future[Encoded]] = deque()
         for batch in batches:
             waiting.append(pool.submit(encode, batch))
             if len(waiting) > 2 * num_threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _encode(
-    batch: pa.RecordBatch, tokenizer: Tokenizer, limits: Limits, dtype: np.dtype[Any]
-) -> _Encoded:
-    prompts, responses = batch.column("prompt"), batch.column("response")
-    kept = _not_empty(prompts) & _not_empty(responses)
-    if not kept.all():
-        prompts, responses = (column.filter(pa.array(kept)) for column in (prompts, responses))
-    most = limits.max_source_tokens - 1
-    (source_ids, source_lengths), histories = encode_prompts(
-        prompts, _utf8(prompts), tokenizer, most
-    )
-    target_ids, target_lengths = tokenizer.encode_flat(_utf8(responses))
-    cut_targets = np.flatnonzero(target_lengths >= limits.max_target_tokens)
-    num_cut = (int((source_lengths >= limits.max_source_tokens).sum()), len(cut_targets))
-    sources = _finish(
-        source_ids, source_lengths, most, tokenizer.eos_id, dtype, np.zeros(0, np.intp)
-    )
-    most = limits.max_target_tokens
-    targets = _finish(target_ids, target_lengths, most, tokenizer.eos_id, dtype, cut_targets)
-    chars = pc.call_function("utf8_length", [responses]).to_numpy().astype(np.uint32)
-    if len(cut_targets):
-        ends = np.cumsum(targets[1], dtype=np.int64)
-        for row in cut_targets.tolist():
-            chars[row] = len(tokenizer.decode(targets[0][ends[row] - most : ends[row]].tolist()))
-    return _Encoded(
-        (sources[0], targets[0]),
-        (sources[1], targets[1]),
-        chars,
-        num_empty=len(kept) - int(kept.sum()),
-        num_cut=num_cut,
-        histories=histories,
-    )
-
-
-def _finish(
-    ids: npt.NDArray[np.int32],
-    lengths: npt.NDArray[np.int64],
-    most: int,
-    eos_id: int,
-    dtype: np.dtype[Any],
-    without_eos: npt.NDArray[np.intp],
-) -> tuple[Ids, npt.NDArray[np.uint32]]:
-    """Returns the rows cut to `most` ids each, with an EOS after all but `without_eos`."""
-    if len(lengths) and int(lengths.max()) > most:
-        starts = np.cumsum(lengths) - lengths
-        ids = ids[np.arange(len(ids)) - np.repeat(starts, lengths) < most]
-        lengths = np.minimum(lengths, most)
-    has_eos = np.ones(len(lengths), bool)
-    has_eos[without_eos] = False
-    finished = lengths + has_eos
-    is_eos = np.zeros(int(finished.sum()), bool)
-    is_eos[np.cumsum(finished)[has_eos] - 1] = True
-    out = np.full(len(is_eos), eos_id, dtype)
-    out[~is_eos] = ids
-    return out, finished.astype(np.uint32)
-
-
-def _not_empty(column: pa.Array) -> npt.NDArray[np.bool_]:
-    """Tells for every row whether it has a text of at least one byte."""
-    sizes = pc.call_function("binary_length", [column]).fill_null(0)
-    return sizes.to_numpy(zero_copy_only=False) > 0
-
-
-def _utf8(column: pa.Array) -> list[bytes]:
-    """Returns the texts of a column; SentencePiece would take bytes that are no text, too."""
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"a text is not UTF-8 ({error}): make the file of pairs again") from error
-    return column.cast(pa.binary()).to_pylist()
 
 
 def _batches(pairs: Iterable[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
@@ -348,31 +263,55 @@ def open_store(folder: Path) -> TokenStore:
     """Returns the store in `folder`, its ids memory-mapped.
 
     Raises:
-        DataError: a file is missing, of another format version, or not of the recorded size.
+        DataError: a file is missing, of another format version, not of the recorded size, or
+            `meta.json` lists others than these.
     """
     try:
-        meta = ujson.loads((folder / META).read_text())
+        meta = untrusted.read_object(folder / META)
         if meta["format"] not in READABLE_VERSIONS:
             readable = " and ".join(map(str, READABLE_VERSIONS))
             raise DataError(
                 f"token store {folder} has format {meta['format']}, this version reads {readable}: "
                 "delete the folder, it will be made anew"
             )
+        listed = _listed(meta)
+        if meta["dtype"] not in DTYPES:
+            raise ValueError(f"{META} has the dtype {untrusted.shown(meta['dtype'])}")
         dtype = np.dtype(meta["dtype"])
         halves = {}
         for side in ("source", "target"):
             path = folder / f"{side}s.bin"
             offsets = np.load(folder / f"{side}_offsets.npy", mmap_mode="r", allow_pickle=False)
+            if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
+                raise ValueError(f"{side}_offsets.npy holds no offsets")
             if path.stat().st_size != offsets[-1] * dtype.itemsize:
                 raise DataError(f"{path} is damaged: delete {folder}, it will be made anew")
             halves[side] = Ragged(np.memmap(path, dtype, "r"), offsets)
         chars = np.load(folder / "target_chars.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(
-            f"token store {folder} is damaged ({error}): delete the folder, it will be made anew"
+            f"token store {folder} is damaged ({untrusted.reason(error)}): delete the folder, it "
+            "will be made anew"
         ) from error
-    stamps = {name: stamp for name in meta["files"] if (stamp := _stamp(folder / name))}
+    stamps = {name: stamp for name in listed if (stamp := _stamp(folder / name))}
     return TokenStore(halves["source"], halves["target"], chars, meta, folder, stamps)
+
+
+def _listed(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the sha256 of each file of a store.
+
+    Raises:
+        ValueError: the list leaves one out, or names anything else, as a path out of the folder.
+        KeyError: there is no list.
+    """
+    listed = meta["files"]
+    if not isinstance(listed, dict) or not all(isinstance(one, str) for one in listed.values()):
+        raise ValueError(f"{META} has no sha256 of the files")
+    if others := sorted(name for name in listed if name not in FILES):
+        raise ValueError(f"{META} lists {untrusted.shown(others[0])}, which is no part of a store")
+    if missing := sorted(FILES - listed.keys()):
+        raise ValueError(f"{META} does not list {missing[0]}")
+    return listed
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
@@ -387,11 +326,12 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 def damage(folder: Path) -> str | None:
     """Returns what is wrong with a store in one line, or None; reads it whole."""
     try:
-        files = ujson.loads((folder / META).read_text())["files"]
-        for name, expected in files.items():
+        for name, expected in _listed(untrusted.read_object(folder / META)).items():
             found = file_sha256(folder / name)
             if found != expected:
                 return f"{name} has sha256 {found[:12]}, not {expected[:12]}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return str(error)
+    except (OSError, ValueError) as error:
+        return untrusted.reason(error)
+    except KeyError as error:
+        return f"{META} has no {error}"
     return None

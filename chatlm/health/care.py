@@ -5,7 +5,7 @@ taken, and the checkpoint to go back to. All processes call it alike; the main p
 decides where files have to be looked at. The verdicts are `verdicts`', the gradients the caller's.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import ujson
 
 from chatlm import log, run_folder
+from chatlm.checkpoint import retention
 from chatlm.checkpoint.paths import step_name, whole_steps
 from chatlm.dataset.batches import Step
 from chatlm.dataset.prepare import Prepared
@@ -143,13 +144,14 @@ def read_ledger(run: Path) -> list[dict[str, Any]]:
 
 
 def set_aside(run: Path, step: int) -> None:
-    """Renames the checkpoints after `step`, so that nobody resumes from sick weights."""
+    """Renames the checkpoints after `step`, so that nobody resumes from sick weights.
+
+    The newest of those that were set aside stay, for a person to look at.
+
+    Raises:
+        StorageError: one cannot be renamed or deleted.
+    """
     for newer in whole_steps(run):
         if newer > step:
-            folder = run / step_name(newer)
-            folder.rename(_free_name(run, f".sick-{folder.name}"))
-
-
-def _free_name(run: Path, name: str) -> Path:
-    names: Iterable[str] = (f"{name}-{again}" for again in range(1, 10**6))
-    return next(run / one for one in (name, *names) if not (run / one).exists())
+            retention.set_aside(run, newer)
+    retention.prune_sick(run)

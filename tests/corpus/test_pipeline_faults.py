@@ -34,17 +34,16 @@ def raw(tmp_path_factory) -> Path:
 def expected(raw, tmp_path_factory) -> tuple[dict[str, str], int, int]:
     """The files of a run that nothing disturbed, its tasks and its writes."""
     data = tmp_path_factory.mktemp("data")
-    (answer,) = run_and_kill(raw, data, [0])
+    ((answer,),) = run_and_kill(raw, {data: [0]})
     assert answer["status"] == 0
     return fingerprint(data), answer["tasks"], answer["writes"]
 
 
-def run_and_kill(raw: Path, data: Path, kills: list[int]) -> list[dict[str, int]]:
+def run_and_kill(raw: Path, kills: dict[Path, list[int]]) -> list[list[dict[str, int]]]:
+    """Runs a pipeline in each folder, once for each of its kills; returns what each run came to."""
+    told = [word for data, own in kills.items() for word in (str(data), ",".join(map(str, own)))]
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.corpus.whole_pipeline", str(raw), str(data)),
-            ",".join(map(str, kills)),
-        ],
+        [sys.executable, "-m", "tests.corpus.whole_pipeline", str(raw), *told],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -79,14 +78,12 @@ def test_a_pipeline_killed_at_any_write_goes_on_to_the_same_files(raw, expected,
     points = random.Random(0).sample(range(1, num_writes - 10), NUM_KILLS - 4)
     # The last writes put the parts in place of the earlier ones: killed there every time.
     points += range(num_writes - 9, num_writes - 1, 2)
-    for number, point in enumerate(points):
-        data = tmp_path / str(number)
-        killed, finished = run_and_kill(raw, data, [point, 0])
+    runs = {tmp_path / str(number): [point, 0] for number, point in enumerate(points)}
+    for point, data, (killed, finished) in zip(points, runs, run_and_kill(raw, runs), strict=True):
         assert killed["status"] == 9, f"write {point} was not reached"
         assert finished["status"] == 0
         assert fingerprint(data) == files, f"killed at write {point} of {num_writes}"
         assert finished["tasks"] <= num_tasks
-        shutil.rmtree(data)
 
 
 def test_a_pipeline_killed_again_and_again_still_ends_and_never_does_a_task_twice(
@@ -94,7 +91,7 @@ def test_a_pipeline_killed_again_and_again_still_ends_and_never_does_a_task_twic
 ):
     files, num_tasks, num_writes = expected
     kills = random.Random(1).choices(range(1, num_writes // 2), k=6)
-    answers = run_and_kill(raw, tmp_path, [*kills, 0])
+    (answers,) = run_and_kill(raw, {tmp_path: [*kills, 0]})
     assert fingerprint(tmp_path) == files
     assert answers[-1]["tasks"] < num_tasks, "what the killed runs had finished was done again"
 

@@ -17,7 +17,11 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "raw"
 
 def pairs_of(name: str, fields: dict[str, object]) -> list[tuple[str, str]] | str:
     found = SOURCES[name].convert(fields)
-    return found if isinstance(found, str) else [(one.prompt, one.response) for one in found]
+    if isinstance(found, str):
+        return found
+    kept = [one for one in found if isinstance(one, Example)]
+    assert len(kept) == len(found)
+    return [(one.prompt, one.response) for one in kept]
 
 
 def test_title_and_detail_are_two_lines_unless_one_holds_the_other():

@@ -1,8 +1,9 @@
 """The whole pipeline on small raw files, for tests that stop it where they like.
 
 Run as a program it forks children from one warm parent, which saves seconds a run, and kills each
-child for good at a chosen write: `python -m tests.corpus.whole_pipeline RAW DATA KILLS`, where
-KILLS are numbers of writes, comma between. Prints one JSON line a run.
+child for good at a chosen write: `python -m tests.corpus.whole_pipeline RAW DATA KILLS ...`, where
+KILLS are numbers of writes, comma between, and more pairs of DATA and KILLS may follow. Prints one
+JSON line for each DATA, a list of what its runs came to.
 """
 
 import hashlib
@@ -84,12 +85,13 @@ def child(raw: Path, data: Path, kill: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Runs once for each number of `argv[2]`."""
-    raw, data = Path(argv[0]), Path(argv[1])
+    """Runs once for each number of each pair of `argv[1:]`."""
+    raw = Path(argv[0])
     with TemporaryDirectory() as folder:
         run(raw, Path(folder))  # Now all loops are loaded, which children inherit.
-    for kill in map(int, argv[2].split(",")):
-        print(json.dumps(child(raw, data, kill)), flush=True)
+    for data, kills in zip(argv[1::2], argv[2::2], strict=True):
+        found = [child(raw, Path(data), int(kill)) for kill in kills.split(",")]
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 
-import train
 from chatlm.config import TrainConfig
 from chatlm.corpus import conversation, store
 from chatlm.dataset import prepare, token_store
@@ -21,6 +19,7 @@ from chatlm.plan import lengths
 from chatlm.saving import chat_limits
 from chatlm.tokenizer import Tokenizer
 from tests import tiny_data
+from tests.trainings import train_tiny
 
 NAMES = "赤橙黄绿青蓝紫"
 
@@ -54,12 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def go(name: str, **changes: object) -> Path:
     """Trains in the current folder and returns the run's folder."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    settings: dict[str, Any] = {"tokenizer": "tokenizer", "out": name, "eval_answers": 0}
-    argv = tiny_data.argv(**settings | {"max_steps": 2, "microbatch_tokens": 512} | changes)
-    assert train.main(["train", *argv]) == 0
-    return Path(name)
+    settings: dict[str, Any] = {"tokenizer": "tokenizer", "eval_answers": 0}
+    return train_tiny(name, **settings | {"max_steps": 2, "microbatch_tokens": 512} | changes)
 
 
 def limits_of(run: Path) -> dict[str, int]:

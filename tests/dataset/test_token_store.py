@@ -67,6 +67,54 @@ def test_a_cut_file_is_refused_by_name(folder, file):
         token_store.open_store(folder)
 
 
+def test_an_empty_file_is_refused(folder):
+    (folder / "target_chars.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="delete"):
+        token_store.open_store(folder)
+
+
+def without(name):
+    return lambda files: {key: value for key, value in files.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda files: {**files, "../secret": "a" * 64}, "lists '../secret'"),
+        (lambda files: {**files, "/etc/passwd": "a" * 64}, "lists '/etc/passwd'"),
+        (lambda files: {**files, "more.bin": "a" * 64}, "lists 'more.bin'"),
+        (lambda files: {**files, "targets.bin": ["a"]}, "no sha256 of the files"),
+        (lambda files: sorted(files), "no sha256 of the files"),
+        (without("targets.bin"), "does not list targets.bin"),
+        (without("target_chars.npy"), "does not list target_chars.npy"),
+    ],
+)
+def test_a_list_of_other_files_than_a_store_has_is_refused(folder, change, problem):
+    (folder.parent / "secret").write_text("not for a token store")
+    meta = json.loads((folder / "meta.json").read_text())
+    assert token_store.damage(folder) is None
+    (folder / "meta.json").write_text(json.dumps(meta | {"files": change(meta["files"])}))
+    assert problem in str(token_store.damage(folder))
+    with pytest.raises(DataError, match="delete") as caught:
+        token_store.open_store(folder)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["O", "float64", "uint8", 7, ["uint16"]])
+def test_ids_of_another_kind_are_refused(folder, dtype):
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"dtype": dtype}))
+    with pytest.raises(DataError, match="has the dtype"):
+        token_store.open_store(folder)
+
+
+@pytest.mark.parametrize("offsets", [[], [[0, 1]], [0.0, 1.0]])
+def test_offsets_that_are_none_are_refused(folder, offsets):
+    np.save(folder / "source_offsets.npy", np.array(offsets))
+    with pytest.raises(DataError, match=r"source_offsets\.npy holds no offsets"):
+        token_store.open_store(folder)
+
+
 def test_the_name_changes_with_data_tokenizer_and_limits(tokenizer):
     other = Tokenizer.train(["完全不同的文字"] * 3, 400)
     names = {

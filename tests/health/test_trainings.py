@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.module import (
@@ -15,38 +14,19 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
-import train
 from chatlm import run_folder
 from chatlm.checkpoint.paths import step_name, whole_steps
 from chatlm.errors import SickRunError
 from chatlm.health.care import read_ledger
 from chatlm.model.t5 import T5, Encoder
-from tests import tiny_data
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data.make(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
-def run(data, tmp_path, monkeypatch):
+def run(run_on_sums):
     """Returns a function that trains in tmp_path and returns the run folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(name, **changes):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        common = {"optimizer": "adamw", "learning_rate": 2e-2, "max_steps": 12}
-        unjudged = {"eval_answers": 0, "eval_every_steps": 1000}
-        settings = {"data": data, "out": f"out/{name}"} | common | unjudged | changes
-        try:
-            assert train.main(["train", *tiny_data.argv(**settings)]) == 0
-        finally:
-            AcceleratorState._reset_state(reset_partial_state=True)
-        return tmp_path / "out" / name
-
-    return go
+    common = {"optimizer": "adamw", "learning_rate": 2e-2, "max_steps": 12}
+    unjudged = {"eval_answers": 0, "eval_every_steps": 1000}
+    return lambda name, **changes: run_on_sums(name, **common | unjudged | changes)
 
 
 @contextmanager

@@ -215,7 +215,7 @@ FAULTS = {
     "no weights": "{folder}/model.safetensors: no such file; expected it, or "
     "model.safetensors.index.json and its shards; copy the folder anew",
     "pickle only": "{folder}/model.safetensors: no such file; pytorch_model.bin is a pickle, which "
-    "is not opened; convert it to model.safetensors first",
+    "is not opened; convert it once, if you trust its author: python -m utils.import_weights",
     "cut short": "{folder}/model.safetensors: damaged or cut short (",
     "cut in the header": "{folder}/model.safetensors: damaged or cut short (",
     "empty": "{folder}/model.safetensors: damaged or cut short (",

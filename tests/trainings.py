@@ -1,0 +1,32 @@
+"""Trainings in this process, as tests need them: tiny settings, and an accelerate that is fresh.
+
+In: settings. Out: run folders below the current folder.
+"""
+
+from pathlib import Path
+
+from accelerate.state import AcceleratorState, GradientState
+
+import train
+from tests import tiny_data
+
+
+def forget_accelerate() -> None:
+    """Takes back what accelerate keeps in singletons of this process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def train_tiny(out: str, **changes: object) -> Path:
+    """Trains in the current folder; returns the run's folder, `out`.
+
+    Args:
+        out: where the run lies.
+        changes: settings that differ from `tiny_data.SETTINGS`; `__` stands for a dot.
+    """
+    forget_accelerate()
+    try:
+        assert train.main(["train", *tiny_data.argv(**{"out": out} | changes)]) == 0
+    finally:
+        forget_accelerate()
+    return Path.cwd() / out

@@ -44,7 +44,7 @@ class EvaluateConfig:
     """Settings of `evaluate`."""
 
     model: str = field(default="", metadata={"help": "checkpoint or run; default the newest run"})
-    data: str = field(default="", metadata={"help": "parquet of pairs; default the run's test set"})
+    data: str = field(default="", metadata={"help": "pairs; default what the run held out"})
     pairs: int = field(default=1024, metadata={"help": "how many pairs; 0: all"})
     show: int = field(default=10, metadata={"help": "answers to print"})
     num_beams: int = field(default=1, metadata={"help": "1: greedy"})
@@ -111,10 +111,13 @@ def _train(argv: Sequence[str], stop: StopRequest) -> int:
     if start:
         log.info(f"starting from {start}")
     run = training.train(config, source, start, stop)
-    if config.base:
+    if config.base and config.lora.rank:
         log.info(f"the adapters are in {run}; peft opens each step_* folder")
-    else:
-        log.info(f"talk with it: python cli_demo.py chat model={run}")
+        parts = {"folder": source.path / "test.parquet", "starter": None}
+        data = parts.get(source.kind, source.path)
+        asked = f" data={data}" if data and data.exists() else ""
+        log.info(f"hold it against its base: python cli_demo.py compare model={run}{asked}")
+    log.info(f"talk with it: python cli_demo.py chat model={run}")
     return 0
 
 
@@ -144,6 +147,12 @@ def plan(argv: Sequence[str]) -> int:
     options.card()
     settings = [f"{key}={value}" for key, value in given.items() if key not in own]
     config, source, start = resolve(settings)
+    if config.base:
+        raise ConfigError(
+            "plan knows ChatLM's own T5 only, and would tell wrong figures for base=: start the "
+            "training with max_steps=20, it says what moves, and metrics.jsonl has its speed and "
+            "memory"
+        )
     from chatlm.plan import plan as planning
     from chatlm.plan import report
 

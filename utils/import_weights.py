@@ -4,7 +4,8 @@ In: a folder of Hugging Face's layout. Out: a folder with the same tensors in mo
 each in the precision it had, its other files but programs, and `import.json` with the sha256 of all
 that was read and written. The pickles are opened in a process of their own and with
 `weights_only=True`: one that holds more than tensors is refused, and never opened in another way.
-One file is in work at a time, mapped into memory, not read into it.
+One file is in work at a time, mapped into memory, not read into it. A folder with adapters
+(adapter_config.json, adapter_model.bin) becomes one with adapter_model.safetensors.
 
     python -m utils.import_weights source=chatglm-6b out=chatglm-6b-safetensors
 """
@@ -26,6 +27,8 @@ INDEX = "pytorch_model.bin.index.json"
 SINGLE = "pytorch_model.bin"
 OUT_INDEX = "model.safetensors.index.json"
 OUT_SINGLE = "model.safetensors"
+ADAPTER_CONFIG, ADAPTER_SINGLE = "adapter_config.json", "adapter_model.bin"
+ADAPTER_OUT = "adapter_model.safetensors"
 MANIFEST = "import.json"
 KEPT_SUFFIXES = (".json", ".model", ".txt", ".jinja", ".md")
 CONFIGS = ("config.json", "tokenizer_config.json")
@@ -37,7 +40,7 @@ METADATA = {"format": "pt"}
 class ImportConfig:
     """Settings of `python -m utils.import_weights`."""
 
-    source: str = field(metadata={"help": "folder with pytorch_model*.bin"})
+    source: str = field(metadata={"help": "folder with pytorch_model*.bin, or adapter_model.bin"})
     out: str = field(metadata={"help": "folder to write; must not exist"})
 
 
@@ -75,9 +78,9 @@ def _require_known(source: Path) -> None:
     """Refuses what a model of ours could not load anyway, before gigabytes are read.
 
     Raises:
-        CheckpointError: the folder has no readable config.json, or one that is refused.
+        CheckpointError: the folder has no readable config, or one that is refused.
     """
-    path = source / "config.json"
+    path = source / (ADAPTER_CONFIG if _has_adapters(source) else "config.json")
     try:
         fields = untrusted.read_object(path)
     except FileNotFoundError as error:
@@ -90,6 +93,11 @@ def _require_known(source: Path) -> None:
         ChatGLMConfig(**fields)
 
 
+def _has_adapters(source: Path) -> bool:
+    """Tells whether a folder holds adapters on a model, and not a model."""
+    return (source / ADAPTER_SINGLE).is_file()
+
+
 def _shards(source: Path) -> dict[str, set[str] | None]:
     """Returns the pickles of a folder and the tensors that its index says are in each.
 
@@ -97,6 +105,8 @@ def _shards(source: Path) -> dict[str, set[str] | None]:
         CheckpointError: there are none, or the index cannot be followed.
     """
     index = source / INDEX
+    if _has_adapters(source):
+        return {ADAPTER_SINGLE: None}
     if not index.is_file():
         if not (source / SINGLE).is_file():
             raise CheckpointError(f"{source}: has neither {INDEX} nor {SINGLE}; nothing to import")
@@ -128,7 +138,7 @@ def _convert_all(source: Path, shards: Mapping[str, set[str] | None], part: Path
     kinds: dict[str, int] = {}
     total, count = 0, len(shards)
     outs = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-    outs = [OUT_SINGLE] if count == 1 else outs
+    outs = [ADAPTER_OUT if _has_adapters(source) else OUT_SINGLE] if count == 1 else outs
     reports = _in_own_process(
         [(source / name, part / out) for name, out in zip(shards, outs, strict=True)]
     )

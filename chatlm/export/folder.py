@@ -12,7 +12,7 @@ from pathlib import Path
 from chatlm.checkpoint import manifest, storage
 from chatlm.checkpoint.manifest import Manifest
 from chatlm.checkpoint.paths import MANIFEST, is_checkpoint
-from chatlm.errors import CheckpointError, ConfigError
+from chatlm.errors import CheckpointError, ConfigError, StorageError
 
 CHAT_FILE = "chat.json"
 
@@ -37,9 +37,10 @@ def written(out: Path, needed: int) -> Iterator[Path]:
 
     Raises:
         ConfigError: the name is taken.
-        StorageError: the disk failed.
+        StorageError: the disk is too small, or failed.
     """
     require_free(out)
+    _require_space(out, needed)
     part = out.with_name(f".tmp-{out.name}-{getpid()}")
     with storage.guarded(out, needed):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,19 @@ def written(out: Path, needed: int) -> Iterator[Path]:
         raise
 
 
+def _require_space(out: Path, needed: int) -> None:
+    """Says before anything is written that the disk is too small.
+
+    Raises:
+        StorageError: it is.
+    """
+    whole, free = needed + storage.SMALL_FILES, storage.free_bytes(out)
+    if free < whole:
+        raise StorageError(
+            f"{out} needs {whole} bytes, {free} are free: free some, or name another out="
+        )
+
+
 def write_manifest(folder: Path, source: Path) -> None:
     """Writes the manifest of a filled folder.
 
@@ -64,8 +78,8 @@ def write_manifest(folder: Path, source: Path) -> None:
         folder: with all its other files.
         source: the checkpoint that it was made from, which says of which run it is.
     """
-    paths = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
-    entries = {path.name: manifest.entry_of(path) for path in paths}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    entries = {path.relative_to(folder).as_posix(): manifest.entry_of(path) for path in paths}
     of = source_manifest(source)
     made = (
         Manifest(of.step, entries, of.data, of.tokenizer, of.config) if of else Manifest(0, entries)

@@ -38,6 +38,28 @@ def find(checkpoint: Path, file: str, limit: int) -> list[str]:
     return questions
 
 
+def of_chat(file: str, limit: int) -> list[str]:
+    """Returns questions for a model of others: of the file, else of a general chat.
+
+    Args:
+        file: as in `find`.
+        limit: the most that are returned; of the chat they are evenly taken.
+
+    Raises:
+        DataError: there are none.
+    """
+    if file:
+        questions = _of_file(Path(file), limit)
+    else:
+        from chatlm.adapters import probe
+
+        every = [pair.question for pair in probe.pairs()]
+        questions = every[:: max(1, len(every) // limit)][:limit]
+    if not questions:
+        raise DataError(f"{file} holds no questions: name others with probes=file")
+    return questions
+
+
 def _of_file(path: Path, limit: int) -> list[str]:
     if path.suffix == ".parquet":
         return _of_parquet(path, limit)

@@ -5,9 +5,12 @@
     python cli_demo.py chat "中国的首都是哪里？"    one question, one answer
     cat questions.txt | python cli_demo.py      one question a line, one answer a line
     python cli_demo.py serve                    the same model over HTTP
+    python cli_demo.py compare model=out/zh data=data/alpaca_data_zh.json
+                                                a tuned model and its base, side by side
 
-It parses and dispatches; what a chat does is in `chatlm.chat` and `chatlm.terminal`, and what a
-server does in `chatlm.server`. Nothing that takes long is imported before it is needed.
+It parses and dispatches; what a chat does is in `chatlm.chat` and `chatlm.terminal`, what a server
+does in `chatlm.server`, a comparison in `chatlm.comparison`. Nothing that takes long is imported
+before it is needed.
 """
 
 import difflib
@@ -27,6 +30,7 @@ USAGE = """用法：
   python cli_demo.py chat [键=值 ...] "问题"      只问一个问题
   python cli_demo.py chat [键=值 ...] < 问题.txt  每行一个问题，每行一个回答
   python cli_demo.py serve [键=值 ...]           网页和 HTTP 接口（serve --help 列出它的键）
+  python cli_demo.py compare [键=值 ...]         和底座并排比较（compare --help 列出它的键）
 
 退出码：0 正常，1 模型出错，2 命令或设置要改，130 被 Ctrl-C 打断，143 收到 SIGTERM。
 
@@ -41,7 +45,8 @@ class ChatConfig(ChatSettings):
     """Settings of `cli_demo.py chat`."""
 
     model: str = field(
-        default="", metadata={"help": "检查点、训练目录或导出的目录；不写就用 out/ 下最新的"}
+        default="",
+        metadata={"help": "检查点、训练、导出或任何 Hugging Face 模型的目录；不写用 out/ 下最新的"},
     )
     device: str = field(default="auto", metadata={"help": "auto、cpu 或 cuda"})
     dtype: str = field(
@@ -123,7 +128,19 @@ def serve(argv: Sequence[str]) -> int:
     return run.serve(argv)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"chat": chat, "serve": serve}
+def compare(argv: Sequence[str]) -> int:
+    """Lets a tuned model and its base answer the same questions."""
+    from chatlm.comparison import door
+
+    return door.run(argv)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "chat": chat,
+    "serve": serve,
+    "compare": compare,
+}
+OWN_HELP = ("serve", "compare")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -135,8 +152,8 @@ def main(argv: Sequence[str]) -> int:
     from chatlm.terminal.tty import mend_streams
 
     mend_streams()
-    if list(argv[:1]) == ["serve"]:
-        return serve(argv[1:])
+    if argv and argv[0] in OWN_HELP:
+        return COMMANDS[argv[0]](argv[1:])
     words = list(argv)[: list(argv).index("--")] if "--" in argv else argv
     if any(word in ("-h", "--help") for word in words) or list(argv[:1]) == ["help"]:
         print(f"{USAGE}{cli.help_text(ChatConfig)}")

@@ -24,6 +24,7 @@ HELP = {
     "/reset": "忘掉这段对话，从头开始",
     "/set 键=值 ...": "改变生成参数，例如 /set temperature=0.7 stop=。,\\n",
     "/show": "显示模型、参数和历史长度",
+    "/base [on|off]": "换成底座回答，或换回来；接着用 /retry 比较同一个问题",
     "/save [文件]": "把对话存成 JSON 文件",
     "/load 文件": "读回存好的对话",
     "/retry": "重新回答上一个问题",
@@ -61,7 +62,7 @@ def needs_model(line: str) -> bool:
 
 def ends_pipe(line: str) -> bool:
     """Tells whether lines after this one would mean something else if this one fails."""
-    return line.split(" ", 1)[0].strip() in ("/set", "/load")
+    return line.split(" ", 1)[0].strip() in ("/set", "/load", "/base")
 
 
 def execute(line: str, session: ChatSession) -> Outcome:
@@ -133,18 +134,31 @@ def shown_setting(settings: ChatSettings, key: str) -> str:
 def _show(session: ChatSession, _argument: str) -> Outcome:
     limits = session.engine.limits
     turns = len(session.messages) // 2
+    most = "放得下的全部" if limits.has_all_turns else f"{limits.history_turns} 轮"
     num_tokens, can_be_sent = session.outlook()
     sent = "单轮模型，历史不会发给它" if session.is_single_turn else "轮，下一个问题最多带上这些"
     rows = {key: shown_setting(session.settings, key) for key in asdict(session.settings)}
     rows["model"] = session.engine.name
     rows["engine"] = session.engine.kind
+    if limits.base:
+        rows["base"] = limits.base
+        rows["answers"] = "底座，不带适配器" if session.is_base else "带适配器的模型"
     rows["limits"] = (
-        f"问题 {limits.max_source_tokens} 个 token，回答 {limits.max_new_tokens} 个，"
-        f"历史 {limits.history_turns} 轮"
+        f"问题 {limits.max_source_tokens} 个 token，回答 {limits.max_new_tokens} 个，历史 {most}"
     )
     rows["history"] = f"{turns} 轮，{num_tokens} 个 token"
     rows["next question"] = sent if session.is_single_turn else f"{can_be_sent} {sent}"
     return Outcome(table(rows))
+
+
+def _base(session: ChatSession, argument: str) -> Outcome:
+    wanted = {"": not session.is_base, "on": True, "off": False}.get(argument.lower())
+    if wanted is None:
+        raise ConfigError(f"/base {argument}: expected /base, /base on or /base off")
+    session.hear_base(wanted)
+    if wanted:
+        return Outcome(f"现在由底座 {session.engine.limits.base} 回答；/base off 换回来。")
+    return Outcome("现在由带适配器的模型回答。")
 
 
 def _save(session: ChatSession, argument: str) -> Outcome:
@@ -187,6 +201,7 @@ _ACTIONS: dict[str, Callable[[ChatSession, str], Outcome]] = {
     "/cls": _clear,
     "/set": _set,
     "/show": _show,
+    "/base": _base,
     "/save": _save,
     "/load": _load,
     "/retry": _retry,
@@ -198,3 +213,4 @@ _ACTIONS: dict[str, Callable[[ChatSession, str], Outcome]] = {
 }
 NAMES = tuple(_ACTIONS)
 WITH_FILE = ("/load", "/save")
+BASE_CHOICES = ("on", "off")

@@ -26,13 +26,24 @@ def _setting(default: Any, text: str) -> Any:
 class LoraSettings:
     """The adapters of a run with `base=`."""
 
-    rank: int = _setting(8, "base=: rank of the adapters' matrices")
+    rank: int = _setting(8, "base=: rank of the adapters; 0: none, all weights of the base move")
     alpha: int = _setting(0, "base=: adapters are scaled by alpha / rank; 0: twice the rank")
     dropout: float = _setting(0.0, "base=: of the adapters' inputs")
     targets: list[str] = field(
         default_factory=list,
         metadata={"help": "base=: modules with adapters, or all-linear; empty: by architecture"},
     )
+    kl: float = _setting(
+        0.0, "base=: weight of KL(base || tuned) in the training loss; costs a forward pass"
+    )
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """General pairs among those of a run with `base=`, so that it does not forget."""
+
+    data: str = _setting("", "base=: general pairs to mix in, as data= names them; none: no replay")
+    share: float = _setting(0.2, "base=: of all training pairs, those from replay.data")
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,10 @@ class TrainConfig:
     init_from: str = _setting("", "checkpoint or run folder to start from; default the newest run")
     base: str = _setting("", "tune this Hugging Face model with adapters: folder or name")
     lora: LoraSettings = field(default_factory=LoraSettings)
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
+    max_forgetting: float = _setting(
+        0.0, "base=: end when general chat has lost so many nats a token to the base; 0: never"
+    )
     quantize: str = _setting("none", "base=: none, or nf4: its matrices in 4 bits (CUDA)")
     gradient_checkpointing: bool = _setting(False, "base=: less memory, a third slower")
     freeze: str = _setting("auto", "none, or of embedding,encoder,decoder; auto: see finetune")
@@ -162,9 +177,19 @@ class TrainConfig:
                 or all(part in FREEZABLE for part in self.freeze.split(",")),
                 f"freeze={self.freeze}: none, or a comma-separated choice of {','.join(FREEZABLE)}",
             ),
-            (self.lora.rank >= 1, "lora.rank must be at least 1"),
+            (self.lora.rank >= 0, "lora.rank must not be negative"),
+            (
+                self.lora.rank > 0 or self.quantize == "none",
+                "quantize= needs adapters (lora.rank above 0): weights in 4 bits cannot move",
+            ),
             (self.lora.alpha >= 0, "lora.alpha must not be negative"),
             (0 <= self.lora.dropout < 1, "lora.dropout must be in [0, 1)"),
+            (self.lora.kl >= 0, "lora.kl must not be negative"),
+            (
+                0 < self.replay.share < 1,
+                "replay.share must be between 0 and 1; for no replay leave out replay.data",
+            ),
+            (self.max_forgetting >= 0, "max_forgetting must not be negative"),
             (self.quantize in ("none", "nf4"), "quantize must be none or nf4"),
             (self.per_device_batch_size >= 0, "per_device_batch_size must not be negative"),
             (
@@ -185,8 +210,28 @@ class TrainConfig:
             ),
         ]
         problems = [message for holds, message in checks if not holds]
+        # What a run is resumed with alone is not all: the rest stands in its own settings.
+        problems += [] if self.resume and not self.base else self.guard_problems()
         if problems:
             raise ConfigError("; ".join(problems))
+
+    def guard_problems(self) -> list[str]:
+        """Returns why the settings against forgetting cannot take effect."""
+        has_adapters = bool(self.base) and self.lora.rank > 0
+        missing = "needs base= and adapters (lora.rank above 0): without them there is no base"
+        found = []
+        if self.lora.kl and not has_adapters:
+            found.append(f"lora.kl= {missing} beside the model")
+        if self.max_forgetting and not has_adapters:
+            found.append(f"max_forgetting= {missing} to compare with")
+        if self.replay.data and not self.base:
+            found.append("replay.data= has an effect with base= only")
+        if self.max_forgetting and self.eval_every_steps % max(1, self.save_every_steps):
+            found.append(
+                "max_forgetting= needs a checkpoint of every step that is judged, or there is none "
+                "to go back to: make eval_every_steps a multiple of save_every_steps"
+            )
+        return found
 
     @property
     def scales_rates(self) -> bool:

@@ -92,12 +92,13 @@ def _tokens(
 ) -> Iterator[list[int]]:
     """Yield the next token of every row, `max_new_tokens` times; the caller watches for EOS."""
     generator = sampling_generator(config, input_ids.device)
+    controls = Controls.of(model.config)
     with _eval_mode(model):
         step = _Stepper(model, input_ids, attention_mask)
         history = input_ids.new_zeros(len(input_ids), 0)
         tokens = step.start
         for _ in range(config.max_new_tokens):
-            scores = adjust(step(tokens), history, config, model.config)
+            scores = adjust(step(tokens), history, config, controls)
             tokens = choose(scores, config, generator)
             history = torch.cat([history, tokens], dim=1)
             yield tokens.flatten().tolist()
@@ -137,17 +138,32 @@ class _Stepper:
         self.cache.reorder(rows)
 
 
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """Ids that are no text.
+
+    Attributes:
+        never: not one of them is generated.
+        ends: each of them ends an answer.
+    """
+
+    never: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "Controls":
+        """Return those of a model of ours: pad and unk are controls, not text."""
+        return cls((config.pad_token_id, config.unk_token_id), (config.eos_token_id,))
+
+
 @torch.inference_mode()
 def adjust(
     scores: Float[Tensor, "B V"],
     history: Int[Tensor, "B T"],
     config: GenerationConfig,
-    model_config: ModelConfig,
+    controls: Controls,
 ) -> Float[Tensor, "B V"]:
-    """Return the scores (logits or log-probabilities) after penalties and bans.
-
-    Pad and unk are never generated: they are controls, not text.
-    """
+    """Return the scores (logits or log-probabilities) after penalties and bans."""
     if config.repetition_penalty != 1.0:
         seen = scores.gather(1, history)
         penalised = torch.where(
@@ -155,9 +171,9 @@ def adjust(
         )
         scores = scores.scatter(1, history, penalised)
     scores = scores.clone()
-    scores[:, [model_config.pad_token_id, model_config.unk_token_id]] = -math.inf
+    scores[:, list(controls.never)] = -math.inf
     if history.shape[1] < config.min_new_tokens:
-        scores[:, model_config.eos_token_id] = -math.inf
+        scores[:, list(controls.ends)] = -math.inf
     if config.no_repeat_ngram_size:
         for row, tokens in enumerate(history.tolist()):
             scores[row, _repeating(tokens, config.no_repeat_ngram_size)] = -math.inf
@@ -248,6 +264,7 @@ def _beam_steps(
     model: T5, input_ids: Tensor, attention_mask: Tensor, config: GenerationConfig
 ) -> Generator[None, None, list[list[int]]]:
     num_beams, eos = config.num_beams, model.config.eos_token_id
+    controls = Controls.of(model.config)
     step = _Stepper(model, input_ids, attention_mask, copies=num_beams)
     examples = [_Finished(num_beams) for _ in range(len(input_ids))]
     history = input_ids.new_zeros(len(step.start), 0)
@@ -256,7 +273,7 @@ def _beam_steps(
     totals[:, 0] = 0.0
     tokens = step.start
     for length in range(1, config.max_new_tokens + 1):
-        scores = adjust(step(tokens).log_softmax(dim=-1), history, config, model.config)
+        scores = adjust(step(tokens).log_softmax(dim=-1), history, config, controls)
         top_totals, top_rows, top_tokens = _best_continuations(scores, totals, num_beams)
         is_last = length == config.max_new_tokens
         _collect(examples, history, top_totals, top_rows, top_tokens, eos, is_last, config)

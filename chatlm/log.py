@@ -7,6 +7,8 @@ for. It does not write files; `metrics.jsonl` belongs to the trainer.
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from chatlm.errors import StorageError
 from chatlm.sanitize import sanitize
@@ -49,6 +51,18 @@ def info(message: str) -> None:
 def warning(message: str) -> None:
     """Writes one event that the user should act on or at least know of."""
     _configured().warning(f"warning: {message}")
+
+
+@contextmanager
+def only_warnings() -> Iterator[None]:
+    """Leaves events out for a while: they would come between the lines that a user types."""
+    logger = _configured()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def of_this_process(message: str) -> None:

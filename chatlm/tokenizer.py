@@ -164,6 +164,16 @@ class Tokenizer:
             raise _damaged(folder, f"{TOKENIZER_FILE}: {brief(error)}") from error
         return tokenizer
 
+    @classmethod
+    def of_ours(cls, definition: str) -> Self:
+        """Returns a tokenizer that `train` made.
+
+        Args:
+            definition: the text of its tokenizer.json, of which `is_ours` holds.
+        """
+        vocabulary = json.loads(definition)["model"]["vocab"]
+        return cls(definition, _config(), model_bytes(_pieces_of(vocabulary)))
+
     def save(self, folder: str | Path) -> None:
         """Writes the files of a tokenizer folder, each of them whole or not at all.
 
@@ -301,6 +311,18 @@ def _config() -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
     }
+
+
+def is_ours(parts: Mapping[str, Any]) -> bool:
+    """Tells whether a tokenizer.json is one that `Tokenizer.train` made.
+
+    Its control pieces have a score that no other trainer gives.
+
+    Args:
+        parts: the content of the file.
+    """
+    vocabulary = parts["model"].get("vocab") if _is_plain_unigram(parts) else None
+    return bool(vocabulary) and list(vocabulary[0]) == [PAD, NEVER]
 
 
 def _is_plain_unigram(parts: Mapping[str, Any]) -> bool:

@@ -24,6 +24,10 @@ FLOAT32_MANTISSA = 2**24
 FlatIds: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 """The ids of several texts in one array, and how many of them each text has."""
 
+UNFINISHED = "\ufffd"
+MOST_UNFINISHED = 8
+"""A character has four bytes; where more than so many are no text, nothing will make them one."""
+
 
 class StreamDecoder(Protocol):
     """Turns ids into text one by one, whole characters only.
@@ -99,7 +103,7 @@ class LibraryEngine:
 
     def stream(self) -> StreamDecoder:
         """Returns a new streaming decoder."""
-        return _WindowStream(self.decode)
+        return WindowStream(self.decode)
 
 
 class SentencePieceEngine:
@@ -193,34 +197,39 @@ class _ByteStream:
         return self._utf8.decode(b"", final=True)
 
 
-class _WindowStream:
+class WindowStream:
     """Streaming for vocabularies whose text depends on neighbours (a leading space, for example).
 
-    Decodes a window that starts one emission earlier, and emits what it has more than the window
-    without the newest ids.
+    Decodes a window that starts one emission earlier, and emits what it has more than was said of
+    it, up to where a character is unfinished. Bytes that are no text may come out as another number
+    of U+FFFD than `decode` of all ids gives: libraries look at their neighbours.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._context: list[int] = []
         self._pending: list[int] = []
-
-    def _new_text(self) -> str:
-        known = self._decode(self._context)
-        return self._decode(self._context + self._pending)[len(known) :]
+        self._said = 0  # characters of the window's text that are out
 
     def push(self, token_id: int) -> str:
+        """Returns the text that became complete with this id."""
         self._pending.append(token_id)
-        text = self._new_text()
-        if not text or text.endswith("\ufffd"):
-            return ""
-        self._context, self._pending = self._pending, []
-        return text
+        text = self._decode(self._context + self._pending)
+        whole = text.rstrip(UNFINISHED)
+        if len(text) - len(whole) > MOST_UNFINISHED:
+            whole = text
+        new = whole[self._said :]
+        self._said = max(self._said, len(whole))
+        if new and whole == text:
+            self._context, self._pending = self._pending, []
+            self._said = len(self._decode(self._context))
+        return new
 
     def flush(self) -> str:
-        text = self._new_text()
-        self._context, self._pending = [], []
-        return text
+        """Returns what is left."""
+        new = self._decode(self._context + self._pending)[self._said :]
+        self._context, self._pending, self._said = [], [], 0
+        return new
 
 
 def read_pieces(processor: sentencepiece.SentencePieceProcessor) -> list[Piece]:

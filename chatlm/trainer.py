@@ -17,6 +17,7 @@ from torch import Tensor
 
 from chatlm import lineage, log, optim, run_folder
 from chatlm.agreement import Agreement
+from chatlm.checkpoint.paths import saved_steps, step_name
 from chatlm.checkpoint.state import State, read_state
 from chatlm.config import TrainConfig
 from chatlm.course import Course
@@ -36,7 +37,7 @@ from chatlm.neighbours.watchdog import Watchdog
 from chatlm.progress import Window
 from chatlm.run_log import RunLog
 from chatlm.saving import Checkpoints
-from chatlm.subject import Subject
+from chatlm.subject import Seen, Subject, Watch
 from chatlm.validation import Validation
 
 
@@ -59,12 +60,15 @@ class Trainer:
         self.config, self.run, self.data, self.engine = config, place.run, data, engine
         self.accelerator, self.agreement = place.accelerator, place.agreement
         self.course = Course.of(config, len(data.train))
-        self.step = 0
+        self.step, self._has_ended = 0, False
         self._best_step, self._best_loss = 0, math.inf
         self._chain, self._window = lineage.START, Window()
         self._log = RunLog(self.run, self.course, self.accelerator)
         shares = engine.num_shares
-        self._validation = Validation(config, self.accelerator, data, subject.speech, shares)
+        self._watch = subject.watch
+        self._validation = Validation(
+            config, self.accelerator, data, subject.speech, shares, subject.watch
+        )
         self._checkpoints = Checkpoints(
             config, self.run, place.lock, data, engine, place.agreement, subject.layout
         )
@@ -102,8 +106,9 @@ class Trainer:
     # ---- the loop -------------------------------------------------------------------------
 
     def fit(self, stop: StopRequest, watchdog: Watchdog) -> None:
-        """Runs to the end, or until a signal asks to stop, and saves."""
+        """Runs to the end, or to where a limit is passed or a signal asks to stop, and saves."""
         self._log.announce(self.engine.name)
+        self._look_first()
         with stop.finishing_steps(), self._log.progress(self.step):
             while not self._is_last():
                 self._take_steps(stop, watchdog)
@@ -183,14 +188,18 @@ class Trainer:
         if self.step % config.log_every_steps == 0 or is_last:
             self._log.window(self.step, self._window)
             self._window = Window()
-        if self.step % config.eval_every_steps == 0 or is_last:
+        if self._is_judged():
             self._evaluate()
         # In a row of bad steps nobody knows yet whether the weights are good.
-        if (self.step % config.save_every_steps == 0 and self._care.health.is_quiet) or is_last:
+        is_time = self.step % config.save_every_steps == 0 and self._care.health.is_quiet
+        if is_time or self._is_last():
             self._checkpoints.save(self._state())
 
     def _is_last(self) -> bool:
-        return self.step >= self.course.total_steps
+        return self._has_ended or self.step >= self.course.total_steps
+
+    def _is_judged(self) -> bool:
+        return self.step % self.config.eval_every_steps == 0 or self._is_last()
 
     def _evaluate(self) -> None:
         with self.engine.whole_model() as model:
@@ -198,8 +207,63 @@ class Trainer:
         if found is None:
             return
         self._log.evaluated(self.step, found)
-        if found.loss.nats_per_token < self._best_loss:
+        if self._watch and found.seen and self._watch.has_limit:
+            self._best_step, self._best_loss = self._best_within(self._watch)
+            self._end_if_passed(found.seen, self._watch)
+        elif found.loss and found.loss.nats_per_token < self._best_loss:
             self._best_step, self._best_loss = self.step, found.loss.nats_per_token
+
+    # ---- a limit beside the loss --------------------------------------------------------------
+
+    def _look_first(self) -> None:
+        """Looks at the model before the first step; a run that a limit has ended ends again."""
+        if self._watch is None:
+            return
+        with self.engine.whole_model() as model:
+            seen = self._watch.look(model)
+        log.info(f"step {self.step}: {seen.text}")
+        if self.step and self._watch.has_limit:
+            before = self._best_step
+            self._best_step, self._best_loss = self._best_within(self._watch)
+            if self._is_judged():
+                self._end_if_passed(seen, self._watch)
+            if self._has_ended and self._best_step != before:  # the limit is lower than it was
+                self._checkpoints.save(self._state())
+
+    def _end_if_passed(self, seen: Seen, watch: Watch) -> None:
+        """Ends the run, on all processes, if the main one has seen a limit passed."""
+        passed = self.agreement.decide(lambda: seen.passed)
+        if not passed:
+            return
+        self._has_ended = True
+        self._checkpoints.wait()
+        self.agreement.decide(lambda: self._tell_of_end(passed, watch))
+
+    def _tell_of_end(self, passed: str, watch: Watch) -> None:
+        saved = set(saved_steps(self.run))
+        within = [line["step"] for line in self._lines_within(watch) if line["step"] in saved]
+        below = f"{self.run / step_name(within[-1])} is the newest" if within else "there is none"
+        log.info(
+            f"step {self.step}: {passed}: the run ends here; of the checkpoints below it {below}"
+        )
+
+    def _best_within(self, watch: Watch) -> tuple[int, float]:
+        """Returns the best step within the limit as it is set now, and its loss.
+
+        Without validation pairs it is the newest one.
+        """
+
+        def best() -> tuple[int, float]:
+            lines = self._lines_within(watch)
+            if not lines:
+                return 0, math.inf
+            found = min(lines, key=lambda line: line.get("valid_loss", -line["step"]))
+            return found["step"], found.get("valid_loss", math.inf)
+
+        return self.agreement.decide(best)
+
+    def _lines_within(self, watch: Watch) -> list[dict[str, Any]]:
+        return [line for line in run_folder.metrics(self.run) if watch.is_within(line)]
 
     def _pair_losses(self, step: Step) -> list[float | None]:
         with self.engine.whole_model() as model:
@@ -265,6 +329,7 @@ class Trainer:
             CheckpointError: its pairs came in another order, or its moments are of other weights.
         """
         state, order = read_state(folder), self.course.order
+        lineage.require_reachable(folder, state, self.course.total_steps)
         here = lineage.environment(self.config, self.engine, self.accelerator)
         chain = lineage.chain_of(order, state.step, set(state.skipped_steps))
         why = lineage.other_order(state, order, chain, here["numpy"])

@@ -8,6 +8,7 @@ be usable; the loop itself is in `chatlm.trainer`.
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,8 +23,9 @@ from chatlm.config import TrainConfig
 from chatlm.dataset import prepare
 from chatlm.dataset.packing import FILLER_TOKENS
 from chatlm.dataset.prepare import Found, Prepared, Source
+from chatlm.dataset.token_store import TokenStore
 from chatlm.engines.tree_sum import choose_shares
-from chatlm.errors import ChatLMError, CheckpointError
+from chatlm.errors import ChatLMError, CheckpointError, ConfigError
 from chatlm.evaluate import t5_speech
 from chatlm.health import memory
 from chatlm.launch import Launch, launch
@@ -82,12 +84,15 @@ def _trainer(
 ) -> Trainer:
     """Returns the trainer of a run at its beginning, or put to where its checkpoint was written."""
     accelerator = place.accelerator
+    if problems := config.guard_problems():
+        raise ConfigError("; ".join(problems))
     tuning = _Tuning(config) if config.base else None
     tokenizer = Tokenizer.load(start) if start and tuning is None else None
     # On several machines without a common disk the first process of each prepares its own copy.
     with accelerator.main_process_first(), accelerator.local_main_process_first():
         found = prepare.find(source)
-        accepted = _accepted(start, config, source, found) if start and config.resume else []
+        known = tuning.known(found) if tuning else found
+        accepted = _accepted(start, config, source, known) if start and config.resume else []
         if tuning:
             data = tuning.data(source, found)
         else:
@@ -96,7 +101,7 @@ def _trainer(
         config,
         gradient_shares=config.gradient_shares or choose_shares(data.train, config.batch_size),
     )
-    subject = tuning.subject(start, accelerator) if tuning else None
+    subject = tuning.subject(config, start, accelerator) if tuning else None
     if tuning and subject:
         needed = tuning.checkpoint_bytes(subject)
     else:
@@ -119,18 +124,29 @@ class _Tuning:
         from chatlm.adapters.forms import open_form
 
         self._config, self._form = config, open_form(config.base)
+        self._replay: Any = None
+        self._general: TokenStore | None = None
+
+    def known(self, found: Found) -> Found:
+        """Returns what identifies the pairs of the run, those of a replay included."""
+        from chatlm.adapters import replay
+
+        self._replay = replay.find(self._config)
+        return replay.joined(found, self._replay)
 
     def data(self, source: Source, found: Found) -> Prepared:
-        """Returns what the run reads."""
+        """Returns what the run reads; `known` has to be called before."""
         from chatlm.adapters.data import prepare_data
 
-        return prepare_data(self._config, source, found, self._form)
+        data = prepare_data(self._config, source, found, self._form, self._replay)
+        self._general = data.general_valid
+        return data
 
-    def subject(self, start: Path | None, accelerator: Accelerator) -> Subject:
-        """Returns the base with adapters."""
+    def subject(self, config: TrainConfig, start: Path | None, accelerator: Accelerator) -> Subject:
+        """Returns the base with adapters; `data` has to be called before."""
         from chatlm.adapters.tuning import make
 
-        return make(self._config, self._form, start, accelerator)
+        return make(config, self._form, start, accelerator, self._general)
 
     @staticmethod
     def checkpoint_bytes(subject: Subject) -> int:

@@ -98,14 +98,17 @@ class ScriptedEngine:
 
     Attributes:
         prompts, configs: what it was asked so far. ended: how each answer ended, in that order.
+        base: what it would be adapters on; with one, the base answers in its own way.
     """
 
     name = "scripted"
     kind = "scripted"
     max_streams = 8
 
-    def __init__(self, history_turns: int = 0, seconds_a_piece: float = 0.0) -> None:
-        self.limits = Limits(41, 2000, history_turns)
+    def __init__(
+        self, history_turns: int = 0, seconds_a_piece: float = 0.0, base: str = ""
+    ) -> None:
+        self.limits = Limits(41, 2000, history_turns, base)
         self.tokenizer = Pieces()
         self.seconds_a_piece = seconds_a_piece
         self.prompts: list[str] = []
@@ -121,7 +124,8 @@ class ScriptedEngine:
         prompt = self.tokenizer.prompt(request.source_ids)
         self.prompts.append(prompt)
         self.configs.append(request.config)
-        arguments = (self.pieces(prompt), request.config.max_new_tokens, on_event, ticket.event)
+        pieces = ["我是", "底座。"] if request.is_base else self.pieces(prompt)
+        arguments = (pieces, request.config.max_new_tokens, on_event, ticket.event)
         threading.Thread(target=self._answer, args=arguments, daemon=True).start()
         return ticket
 
@@ -152,10 +156,11 @@ class ScriptedEngine:
         pass
 
 
-def session(history_turns: int = 0, seconds_a_piece: float = 0.0) -> ChatSession:
+def session(history_turns: int = 0, seconds_a_piece: float = 0.0, base: str = "") -> ChatSession:
     """Returns a session whose every answer takes half a second by its clock."""
     ticks = itertools.count(0.0, 0.25)  # at the start, at the first token and at the end
-    return ChatSession(ScriptedEngine(history_turns, seconds_a_piece), clock=lambda: next(ticks))
+    engine = ScriptedEngine(history_turns, seconds_a_piece, base)
+    return ChatSession(engine, clock=lambda: next(ticks))
 
 
 def main(argv: list[str]) -> int:

@@ -1,24 +1,21 @@
 """The benchmark of batching measures an engine, compares answers, and its figures add up."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tiny_checkpoint import make_checkpoint
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "batching.py"
+from benchmarks import batching
+from tests import programs
+
+Captured = pytest.CaptureFixture[str]
 
 
-def test_speed_and_equality_of_a_tiny_model(tmp_path: Path) -> None:
+def test_speed_and_equality_of_a_tiny_model(tmp_path: Path, capfd: Captured) -> None:
     folder = make_checkpoint(tmp_path)
     argv = [f"model={folder}", "threads=1", "streams=1,3", "new_tokens=5", "rounds=2", "prompts=12"]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *argv, "device=cpu", "baseline=True"],
-        capture_output=True,
-        text=True,
-    )
+    done = programs.run(batching.main, [*argv, "device=cpu", "baseline=True"], capfd)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["kind"] == "torch fp32 cpu"
@@ -37,10 +34,10 @@ def test_speed_and_equality_of_a_tiny_model(tmp_path: Path) -> None:
         (["dtype=int4"], "dtype=int4: expected auto, fp32 or bf16"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(tmp_path: Path, argv: list[str], message: str) -> None:
+def test_what_cannot_be_measured_is_refused(
+    tmp_path: Path, argv: list[str], message: str, capfd: Captured
+) -> None:
     folder = make_checkpoint(tmp_path)
-    done = subprocess.run(
-        [sys.executable, SCRIPT, f"model={folder}", *argv], capture_output=True, text=True
-    )
+    done = programs.run(batching.main, [f"model={folder}", *argv], capfd)
     assert done.returncode == 2
     assert message in done.stderr

@@ -2,13 +2,12 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from chatlm import cli
+from tests import programs
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TINY = [
@@ -86,15 +85,12 @@ def test_sides_that_do_not_begin_alike_are_found(monkeypatch):
     assert holds == {"flex begins as sdpa": True, "flex_compiled begins as sdpa": False}
 
 
-def test_a_side_that_fails_is_a_row_that_says_why(tmp_path):
+def test_a_side_that_fails_is_a_row_that_says_why(monkeypatch, tmp_path, capfd):
     """A run on a CPU, where FlexAttention has no backward pass, so that this side has to fail."""
     out = tmp_path / "found.json"
-    done = subprocess.run(
-        [sys.executable, FOLDER / "gpu_step.py", *TINY, "sides=flex", f"out={out}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    monkeypatch.syspath_prepend(FOLDER)
+    main = importlib.import_module("gpu_step").main
+    done = programs.run(main, [*TINY, "sides=flex", f"out={out}"], capfd)
     assert done.returncode == 1
     assert "failed" in done.stdout
     found = json.loads(out.read_text())

@@ -1,26 +1,15 @@
 """The benchmark of `train.py plan` compares every case that it was asked for."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from benchmarks import plan_accuracy
+from tests import programs
 
 
-def run(*argv):
-    return subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "plan_accuracy.py", *argv],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_case_has_predicted_and_measured_figures():
-    done = run("cases=starter:256", "optimizers=adamw")
+def test_a_case_has_predicted_and_measured_figures(capfd):
+    done = programs.run(plan_accuracy.main, ["cases=starter:256", "optimizers=adamw"], capfd)
     found = json.loads(done.stdout.splitlines()[-1])
     (case,) = found["cases"]
     assert (case["model"], case["optimizer"], case["tokens"]) == ("starter", "adamw", 256)

@@ -1,19 +1,18 @@
 """Launch configurations that bring an arithmetic of their own, or what cannot be, are refused."""
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 
 from chatlm import launch
 from chatlm.config import TrainConfig
 from chatlm.errors import ConfigError
+from tests.trainings import forget_accelerate
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget_accelerate()
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,6 @@ TORTURE = pytest.mark.skipif("CHATLM_TORTURE" not in os.environ, reason="CHATLM_
 SETTINGS = {"optimizer": "adamw", "learning_rate": 2e-2, "eval_answers": 0, "max_steps": 4}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data.make(tmp_path_factory.mktemp("data"))
-
-
 def begin(command, cwd, data, **env):
     """Starts a command, to which the settings of the training are added."""
     inherited = {key: value for key, value in os.environ.items() if key not in ("RANK", "NODE")}
@@ -46,17 +41,14 @@ def finish(process):
     return process.communicate(timeout=600)[0], process.returncode
 
 
-def losses(cwd):
-    return [record["loss"] for record in run_folder.metrics(cwd / FOLDER) if "loss" in record]
+def losses(run):
+    return [record["loss"] for record in run_folder.metrics(run) if "loss" in record]
 
 
-@pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
+@pytest.fixture
+def alone(run_on_sums):
     """Returns the losses of one process."""
-    cwd = tmp_path_factory.mktemp("alone")
-    printed, code = finish(begin([sys.executable, str(ROOT / "train.py"), "train"], cwd, data))
-    assert code == 0, printed[-3000:]
-    return losses(cwd)
+    return losses(run_on_sums("alone", **SETTINGS))
 
 
 @pytest.mark.parametrize(
@@ -69,12 +61,12 @@ def alone(data, tmp_path_factory):
         pytest.param("runs/zero3.yaml", " with DeepSpeed ZeRO-3", marks=TORTURE),
     ],
 )
-def test_accelerate_starts_what_a_configuration_says(alone, data, tmp_path, config, engine):
+def test_accelerate_starts_what_a_configuration_says(alone, sums, tmp_path, config, engine):
     line = [*ACCELERATE, "--config_file", str(ROOT / config), "--main_process_port", "0"]
-    printed, code = finish(begin([*line, str(ROOT / "train.py"), "train"], tmp_path, data))
+    printed, code = finish(begin([*line, str(ROOT / "train.py"), "train"], tmp_path, sums))
     assert code == 0, printed[-3000:]
     assert f"on 2 x cpu in fp32{engine};" in printed
-    assert losses(tmp_path) == pytest.approx(alone, rel=1e-4)
+    assert losses(tmp_path / FOLDER) == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -87,21 +79,21 @@ def test_accelerate_starts_what_a_configuration_says(alone, data, tmp_path, conf
     ],
     ids=["torchrun", "accelerate", "fsdp2", "zero2"],
 )
-def test_two_machines_give_the_losses_of_one(alone, data, tmp_path, env):
+def test_two_machines_give_the_losses_of_one(alone, sums, tmp_path, env):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"NODES": "2", "PER_NODE": "1", "MAIN": f"127.0.0.1:{port}"} | env
     script = ["bash", str(ROOT / "runs" / "multi_node.sh")]
-    nodes = [begin(script, tmp_path, data, NODE=str(node), **shared) for node in range(2)]
+    nodes = [begin(script, tmp_path, sums, NODE=str(node), **shared) for node in range(2)]
     for printed, code in [finish(node) for node in nodes]:
         assert code == 0, printed[-3000:]
-    assert losses(tmp_path) == pytest.approx(alone, rel=1e-4)
+    assert losses(tmp_path / FOLDER) == pytest.approx(alone, rel=1e-4)
 
 
-def test_one_process_in_the_place_of_two_is_refused(data, tmp_path):
+def test_one_process_in_the_place_of_two_is_refused(sums, tmp_path):
     line = [*ACCELERATE, "--cpu", "--num_processes", "2", str(ROOT / "train.py"), "train"]
-    printed, code = finish(begin(line, tmp_path, data))
+    printed, code = finish(begin(line, tmp_path, sums))
     assert code != 0
     assert "error: accelerate was asked for several processes but started one" in printed
     assert not (tmp_path / FOLDER).exists()

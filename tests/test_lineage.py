@@ -9,11 +9,12 @@ from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-import train
 from chatlm import lineage, run_folder
+from chatlm.checkpoint import manifest
+from chatlm.checkpoint.manifest import Manifest
+from chatlm.checkpoint.paths import MANIFEST
 from chatlm.checkpoint.state import State, read_state
 from chatlm.config import TrainConfig
 from chatlm.corpus import store
@@ -21,6 +22,7 @@ from chatlm.dataset.order import Order
 from chatlm.errors import CheckpointError, DataError
 from chatlm.tokenizer import Tokenizer
 from tests import tiny_data
+from tests.trainings import train_tiny
 
 SETTINGS = {"model__dropout_rate": 0.1, "eval_answers": 0, "log_every_steps": 3}
 EARLIER = State(4, 64, 0, 1.0, "a" * 64, "b" * 64, 1, 0.0)
@@ -28,11 +30,7 @@ EARLIER = State(4, 64, 0, 1.0, "a" * 64, "b" * 64, 1, 0.0)
 
 def go(name, **changes):
     """Trains in the current folder and returns the run's folder."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    settings = {"data": "data", "out": name} | SETTINGS | changes
-    assert train.main(["train", *tiny_data.argv(**settings)]) == 0
-    return run_folder.Path(name)
+    return train_tiny(name, **{"data": "data"} | SETTINGS | changes)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +214,19 @@ def test_tokens_that_change_under_a_run_end_it_and_are_not_saved(copy):
     assert [path.name for path in copy.glob("run/step_*")] == ["step_000004"]
 
 
+def test_a_checkpoint_that_claims_a_step_beyond_the_end_is_refused_at_once(copy):
+    step = 10**12  # the chain of so many steps would take months
+    folder = copy / "run" / "step_000004"
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"step": step, "samples": 16 * step}))
+    names = [path.name for path in folder.iterdir() if path.name != MANIFEST]
+    manifest.write(folder, Manifest(step, {n: manifest.entry_of(folder / n) for n in names}))
+    folder.rename(folder.with_name(f"step_{step}"))
+    with pytest.raises(CheckpointError, match=f"of step {step}, but the run ends at step 8: "):
+        go("run", resume=True)
+    assert figures(copy)[-1]["step"] == 8
+
+
 # ---- without a training -------------------------------------------------------------------------
 
 
@@ -253,6 +264,14 @@ def test_the_chain_names_the_pairs_in_their_order():
         lineage.extended(lineage.START, np.sort(order.rows(0))),
     ]
     assert len({chain, *others}) == 5
+
+
+@pytest.mark.parametrize("step", [9, 10**12, (1 << 62) - 1])
+def test_a_step_that_the_run_does_not_come_to_is_refused(step):
+    folder = run_folder.Path("run/step_000004")
+    lineage.require_reachable(folder, replace(EARLIER, step=8), 8)
+    with pytest.raises(CheckpointError, match=f"run/step_000004 says that it is of step {step}, "):
+        lineage.require_reachable(folder, replace(EARLIER, step=step), 8)
 
 
 def test_a_numpy_that_shuffles_otherwise_is_found_out():

@@ -11,6 +11,7 @@ import pytest
 from chatlm.corpus.recipe import Recipe
 from chatlm.corpus.sources import SOURCES
 from chatlm.errors import ConfigError
+from tests import programs
 from utils import raw_data_process
 from utils.raw_data_process import POLICY
 
@@ -90,11 +91,17 @@ def test_the_whole_way_from_raw_files_to_parts_and_statistics(tmp_path):
         ([], "found nothing"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(tmp_path, argv, message):
-    code, out, err = run(*(word.replace("{tmp}", str(tmp_path)) for word in argv))
-    assert code == 2
-    assert out == ""
-    assert message in err
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(tmp_path, argv, message, capfd):
+    words = [word.replace("{tmp}", str(tmp_path)) for word in argv]
+    done = programs.run(raw_data_process.main, words, capfd)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_command_itself_ends_with_one_line_and_exit_code_2():
+    code, out, err = run("merge")
+    assert (code, out) == (2, "")
     assert len(err.strip().splitlines()) == 1
 
 

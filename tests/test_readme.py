@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from page_commands import ROOT, blocks, commands, filled_in, is_variable, lines, read
+from page_commands import ROOT, blocks, commands, filled_in, headings, is_variable, lines, read
 from tiny_checkpoint import make_checkpoint
 
 import cli_demo
@@ -40,6 +40,7 @@ UTILS_SETTINGS = {
     ("cover_alpaca2jsonl", ""): "CoverConfig",
     ("tokenize_dataset_rows", ""): "TokenizeConfig",
     ("import_weights", ""): "ImportConfig",
+    ("new_decoder", ""): "DecoderConfig",
 }
 
 
@@ -63,6 +64,11 @@ def check_chat(argv: list[str]) -> None:
         from chatlm.server.config import ServeConfig
 
         cli.parse(argv[1:], ServeConfig)
+        return
+    if argv[0] == "compare":
+        from chatlm.comparison.settings import CompareConfig
+
+        cli.parse(argv[1:], CompareConfig)
         return
     settings, question = cli_demo.split_question(argv[1:])
     assert argv[0] in cli_demo.COMMANDS
@@ -116,6 +122,11 @@ def check_conda(argv: list[str]) -> None:
     assert (ROOT / argv[argv.index("--file") + 1]).is_file()
 
 
+def check_hub(argv: list[str]) -> None:
+    assert argv[0] == "download"
+    assert argv[2] == "--local-dir"
+
+
 def check_screen(argv: list[str]) -> None:
     if argv[0] == "-S":
         check(argv[2:])
@@ -159,6 +170,7 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "accelerate": check_accelerate,
     "pip": check_pip,
     "conda": check_conda,
+    "hf": check_hub,
     "screen": check_screen,
     "tmux": check_tmux,
     "bash": check_bash,
@@ -218,6 +230,10 @@ def test_the_scripts_give_settings_that_exist(script: str) -> None:
         "accelerate launch --cpu --num_processes 2 ./train.py train",
         "python train.py evaluate batch_size=1",
         "python cli_demo.py chat temprature=1",
+        "python cli_demo.py compare modle=out/zh",
+        "accelerate launch train.py finetune=True base=gpt2 lora.rnk=8",
+        "accelerate launch train.py base=gpt2",
+        "python -m utils.new_decoder hiden_size=64",
         "python -m utils.raw_data_process build raw=data/raw",
         "python -m utils.train_tokeniser",
         'pip install -e ".[develop]"',
@@ -312,7 +328,10 @@ def test_the_file_map_leaves_nothing_out(page: str) -> None:
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
         if not target.startswith("https://"):
-            assert ((ROOT / page).parent / target.partition("#")[0]).exists(), target
+            path, _, anchor = target.partition("#")
+            found = (ROOT / page).parent / path if path else ROOT / page
+            assert found.exists(), target
+            assert not anchor or anchor in headings(found.read_text(encoding="utf-8")), target
 
 
 @pytest.mark.parametrize("page", READMES)
@@ -358,6 +377,14 @@ def test_every_dependency_has_its_reason(page: str) -> None:
 def test_requirements_are_lines_that_pip_and_conda_both_read() -> None:
     for line in read("requirements.txt").splitlines():
         assert re.fullmatch(r"[a-z0-9_-]+>=[0-9.]+(,<[0-9.]+)?", line), line
+
+
+@pytest.mark.parametrize("page", READMES)
+def test_figures_of_the_second_road_have_their_place(page: str) -> None:
+    start, end = (read(page).index(f"<!-- measured{mark} -->") for mark in ("", ": end"))
+    rows = [line for line in read(page)[start:end].splitlines() if line.startswith("|")]
+    assert len(rows) >= 3
+    assert len({row.count("|") for row in rows}) == 1
 
 
 def test_the_figures_still_to_come_are_the_same_in_both_languages() -> None:

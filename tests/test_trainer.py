@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -20,31 +19,9 @@ from tests import tiny_data
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """accelerate keeps its state in a singleton; every run of a test starts without one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data.make(tmp_path_factory.mktemp("data"))
-
-
 @pytest.fixture
-def run(data, tmp_path, monkeypatch):
-    """Returns a function that trains in tmp_path and returns the run folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(name, **changes):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        settings = {"data": data, "out": f"out/{name}"} | changes
-        assert train.main(["train", *tiny_data.argv(**settings)]) == 0
-        return tmp_path / "out" / name
-
-    return go
+def run(run_on_sums):
+    return run_on_sums
 
 
 def losses(folder):
@@ -78,7 +55,7 @@ def test_a_run_is_reproducible_to_the_bit(run):
     assert same(weights(run("a"), 8), weights(run("b"), 8))
 
 
-def test_three_resumes_equal_an_uninterrupted_run(run, data):
+def test_three_resumes_equal_an_uninterrupted_run(run):
     whole = run("whole", save_every_steps=2, max_steps=8, keep_checkpoints=9)
     # The schedule is a function of the whole run, so a stopped run must know its length.
     parts = whole.parent / "parts"
@@ -159,23 +136,22 @@ def test_finetuning_moves_only_what_it_says(run, capfd):
     assert not torch.equal(before["shared.weight"], freed["shared.weight"])
 
 
-def test_finetuning_starts_from_the_newest_run_by_itself(run, data, tmp_path, capfd):
+def test_finetuning_starts_from_the_newest_run_by_itself(run, sums, tmp_path, capfd):
     run("train-001")
     run("train-002")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    assert train.main(["finetune=True", *tiny_data.argv(data=data, max_steps=2)]) == 0
+    assert train.main(["finetune=True", *tiny_data.argv(data=sums, max_steps=2)]) == 0
     assert (tmp_path / "out" / "finetune-001" / "best").exists()
     assert "train-002" in capfd.readouterr().err
 
 
-def test_a_file_of_pairs_is_split_and_trained(run, data, tmp_path):
+def test_a_file_of_pairs_is_split_and_trained(run, sums, tmp_path):
     lines = [
         json.dumps({"prompt": e.prompt, "response": e.response}, ensure_ascii=False)
         for e in tiny_data.examples(300)
     ]
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
-    folder = run("a", data=path, tokenizer=data / "tokenizer", max_steps=2)
+    folder = run("a", data=path, tokenizer=sums / "tokenizer", max_steps=2)
     assert losses(folder)
 
 
@@ -223,10 +199,10 @@ def damage(kind, folder):
     "kind",
     ["empty", "not parquet", "other columns", "not json", "wrong encoding", "truncated"],
 )
-def test_a_broken_file_of_pairs_is_one_clear_line(run, data, tmp_path, kind):
+def test_a_broken_file_of_pairs_is_one_clear_line(run, sums, tmp_path, kind):
     path = damage(kind, tmp_path)
     with pytest.raises(DataError) as caught:
-        run("a", data=path, tokenizer=data / "tokenizer")
+        run("a", data=path, tokenizer=sums / "tokenizer")
     assert path.name in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "a").exists()

@@ -5,14 +5,18 @@ safetensors are read and no code of others runs: architectures are those of tran
 ChatGLM-6B, which is ours (`chatlm.glm`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from chatlm import glm, log
+from chatlm import glm, log, untrusted
+from chatlm.checkpoint.paths import MODEL_CONFIG
 from chatlm.errors import CheckpointError, ConfigError, brief
+from chatlm.model.config import ROTARY_MODEL_TYPE
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ def open_base(name: str, hold: Hold) -> Any:
         CheckpointError: there is no such model, or it is damaged or a pickle.
         ConfigError: it is of a kind that transformers does not know, or `quantize` cannot work.
     """
+    _refuse_rotary(Path(name) / MODEL_CONFIG)
     glm.register()
     settings: dict[str, Any] = {"dtype": hold.dtype, "use_safetensors": True}
     if hold.quantize == "nf4":
@@ -47,7 +52,7 @@ def open_base(name: str, hold: Hold) -> Any:
     try:
         config = AutoConfig.from_pretrained(name)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model: Any = kind.from_pretrained(name, **settings)
+        loaded: Any = kind.from_pretrained(name, output_loading_info=True, **settings)
     except ValueError as error:
         raise ConfigError(f"base={name} cannot be opened: {brief(error)}") from error
     except OSError as error:
@@ -56,6 +61,8 @@ def open_base(name: str, hold: Hold) -> Any:
             "safetensors, or a model of the Hub; weights that are pickles are converted once with "
             "python -m utils.import_weights"
         ) from error
+    model, report = loaded
+    _require_whole(name, report)
     model.requires_grad_(False)
     if hold.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -64,6 +71,39 @@ def open_base(name: str, hold: Hold) -> Any:
     size = sum(p.numel() for p in model.parameters())
     log.info(f"base {name}: {type(model).__name__}, {size / 1e6:.1f}M weights, {hold.dtype}")
     return model.eval()
+
+
+def _require_whole(name: str, report: Mapping[str, Any]) -> None:
+    """Refuses files that lack weights, which the library would fill with random numbers.
+
+    Raises:
+        CheckpointError: with the names.
+    """
+    lacking = sorted(report.get("missing_keys", ()))
+    lacking += sorted(str(key) for key in report.get("mismatched_keys", ()))
+    if lacking:
+        more = ", ..." if len(lacking) > 3 else ""
+        raise CheckpointError(
+            f"base={name}: its files lack weights, or have them in other shapes "
+            f"({', '.join(lacking[:3])}{more}): copy it anew, or name a whole language model"
+        )
+
+
+def _refuse_rotary(path: Path) -> None:
+    """Refuses a model of ours that transformers has no class for.
+
+    Raises:
+        ConfigError: this is one.
+    """
+    try:
+        model_type = untrusted.read_object(path).get("model_type")
+    except (OSError, ValueError):  # a name of the Hub, or what transformers says more of
+        return
+    if model_type == ROTARY_MODEL_TYPE:
+        raise ConfigError(
+            f"base={path.parent} is a model of ours with position=rope, which transformers does "
+            "not have: go on with it by finetune=True init_from=, or train one with position=t5"
+        )
 
 
 def _four_bits(hold: Hold) -> Any:

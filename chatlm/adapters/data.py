@@ -1,28 +1,30 @@
 """What a tuning of a model of others reads: sequences as ids, and a held-out part of them.
 
-In: a folder of `utils.tokenize_dataset_rows`, or parts of pairs; the form of the base. Out: a
-`Prepared`, as for our own models. Which sequences are held out is decided by their prompts alone,
-so that anybody can tell it again from the texts, in any order and with any other rows beside them.
+In: a folder of `utils.tokenize_dataset_rows`, or parts of pairs; the form of the base; perhaps
+general pairs for a replay. Out: a `Prepared`, as for our own models. Which sequences are held out
+is decided by their prompts alone, so that anybody can tell it again from the texts, in any order
+and with any other rows beside them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 
 from chatlm import log
+from chatlm.adapters import replay as replays
 from chatlm.adapters import sequences
 from chatlm.adapters.forms import Form
+from chatlm.adapters.replay import Replay, subset
 from chatlm.config import TrainConfig
 from chatlm.corpus import store
 from chatlm.corpus.records import Record
 from chatlm.dataset import prepare, token_store
 from chatlm.dataset.prepare import Found, Prepared, Source
-from chatlm.dataset.token_store import Ragged, TokenStore
+from chatlm.dataset.token_store import TokenStore
 from chatlm.errors import ConfigError, DataError
 
 HELD_OUT = 100
@@ -59,31 +61,60 @@ def is_held_out(prompt_ids: Any) -> bool:
     return crc32(np.asarray(prompt_ids, "<i8").tobytes()) % HELD_OUT == 0
 
 
-def prepare_data(config: TrainConfig, source: Source, found: Found, form: Form) -> Prepared:
+@dataclass(frozen=True)
+class TuningData(Prepared):
+    """What a tuning reads; `general_valid` are the held-out pairs of its replay, if there are any.
+
+    `valid` is the task's alone, `found` identifies the pairs of both.
+    """
+
+    general_valid: TokenStore | None = None
+
+
+def prepare_data(
+    config: TrainConfig, source: Source, found: Found, form: Form, replay: Replay | None = None
+) -> TuningData:
     """Returns what the run reads.
+
+    Args:
+        config: limits, and the share of the replay.
+        source: where the pairs of the task are.
+        found: their sums.
+        form: makes the ids.
+        replay: where general pairs are, None for none.
 
     Raises:
         DataError: there is nothing to train on, or ids of another tokenizer.
         ConfigError: the longest sequence does not fit into a microbatch.
     """
-    if source.kind == "sequences":
-        whole = sequences.open_sequences(source.path, form.fingerprint)
-        train, valid = parted(whole)
-    else:
-        train = _sequences(found.folder / "train.parquet", found.train, config, form)
-        path = found.folder / "valid.parquet"
-        has_valid = found.valid and store.num_rows(path)
-        valid = _sequences(path, found.valid, config, form) if has_valid else None
+    train, valid = _parts(config, source, found, form)
     if not len(train):
         raise DataError(f"{source.name} holds no sequence to train on")
+    log.info(f"{source.name}: {len(train)} sequences, {len(valid) if valid else 0} held out")
+    general_valid = None
+    if replay:
+        general, general_valid = _parts(config, replay.source, replay.found, form)
+        train = replays.mixed(train, valid, general, config)
     longest = int((train.sources.lengths + train.targets.lengths).max())
     if longest > config.microbatch_tokens:
         raise ConfigError(
             f"the longest sequence has {longest} tokens: microbatch_tokens={longest} or more"
         )
-    log.info(f"{source.name}: {len(train)} sequences, {len(valid) if valid else 0} held out")
     tokenizer: Any = FormTokenizer(form)
-    return Prepared(found.folder, tokenizer, train, valid, found)
+    whole = replays.joined(found, replay)
+    return TuningData(found.folder, tokenizer, train, valid, whole, general_valid)
+
+
+def _parts(
+    config: TrainConfig, source: Source, found: Found, form: Form
+) -> tuple[TokenStore, TokenStore | None]:
+    """Returns the sequences to train on and those held out; None if there is none."""
+    if source.kind == "sequences":
+        return parted(sequences.open_sequences(source.path, form.fingerprint))
+    train = _sequences(found.folder / "train.parquet", found.train, config, form)
+    path = found.folder / "valid.parquet"
+    has_valid = found.valid and store.num_rows(path)
+    return train, _sequences(path, found.valid, config, form) if has_valid else None
 
 
 def parted(whole: TokenStore) -> tuple[TokenStore, TokenStore | None]:
@@ -91,22 +122,6 @@ def parted(whole: TokenStore) -> tuple[TokenStore, TokenStore | None]:
     held = np.fromiter((is_held_out(whole.sources[i]) for i in range(len(whole))), np.bool_)
     rest = subset(whole, np.flatnonzero(~held))
     return rest, subset(whole, np.flatnonzero(held)) if held.any() else None
-
-
-def subset(whole: TokenStore, rows: npt.NDArray[np.int64]) -> TokenStore:
-    """Returns some rows of a store, in memory."""
-    return replace(
-        whole,
-        sources=_rows(whole.sources, rows),
-        targets=_rows(whole.targets, rows),
-        target_chars=whole.target_chars[rows],
-    )
-
-
-def _rows(whole: Ragged, rows: npt.NDArray[np.int64]) -> Ragged:
-    parts = [whole[row] for row in rows]
-    ids = np.concatenate(parts) if parts else whole.ids[:0]
-    return Ragged(ids, np.cumsum([0, *map(len, parts)], dtype=np.int64))
 
 
 def _sequences(path: Path, digest: str, config: TrainConfig, form: Form) -> TokenStore:

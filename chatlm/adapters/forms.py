@@ -1,9 +1,10 @@
 """How a model of Hugging Face is asked: the ids of prompts and answers for its tokenizer.
 
-In: a tokenizer of `transformers`, questions with their earlier turns, answers. Out: ids. Three
-forms, told by the tokenizer: `chatglm` (ChatGLM-6B's own), `template` (the chat template that the
-tokenizer carries), `plain` (Alpaca's "Instruction: ... Answer: ", for models that nobody taught to
-chat). What looks like a special token in a text is text. It cuts nothing and knows no files.
+In: a tokenizer of `transformers`, questions with their earlier turns, answers. Out: ids. Four
+forms: `own` (a checkpoint of ours, asked as its own training asked it), `chatglm` (ChatGLM-6B's
+own), `template` (the chat template that the tokenizer carries), `plain` (Alpaca's "Instruction: ...
+Answer: ", for models that nobody taught to chat). What looks like a special token in a text is
+text. It cuts nothing.
 """
 
 import hashlib
@@ -12,14 +13,17 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from chatlm.corpus.conversation import Turn
+from chatlm.checkpoint.kinds import base_of, kind_of
+from chatlm.checkpoint.paths import MODEL_CONFIG, is_adapter
+from chatlm.corpus.conversation import Turn, prompt_for
 from chatlm.errors import ChatLMError, CheckpointError
 from chatlm.glm import prompts as chatglm
-from chatlm.tokenizer import DECIDING
+from chatlm.tokenizer import DECIDING, is_ours
 
 VERSION = 1
 """Counts up when a form gives other ids than before."""
@@ -45,25 +49,36 @@ class Form:
     """The way from texts to ids for one tokenizer.
 
     Attributes:
-        name: chatglm, template or plain.
+        name: own, chatglm, template or plain.
         end_ids: What ends an answer that was not cut.
+        stop_ids: Each of them stops an answer that is being made: the last of `end_ids`, and the
+            tokenizer's EOS, which a base says that nobody tuned.
+        never_ids: Not one of them is said.
         pad_id: Fills up shorter rows.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, is_own: bool = False) -> None:
         """Looks at a tokenizer.
+
+        Args:
+            tokenizer: Of `transformers`.
+            is_own: Whether it is that of a checkpoint of ours.
 
         Raises:
             CheckpointError: Nothing ends its answers.
         """
         self.tokenizer = tokenizer
         self._chatglm = type(tokenizer).__name__ == "ChatGLMTokenizer"
-        self.name = "plain"
+        self.name = "own" if is_own else "plain"
         if self._chatglm:
             self.name = "chatglm"
-        elif tokenizer.chat_template:
+        elif tokenizer.chat_template and not is_own:
             self.name = "template"
         self.end_ids: list[int] = self._end()
+        eos = tokenizer.eos_token_id
+        self.stop_ids = [self.end_ids[-1]] + [eos] * (eos not in (None, self.end_ids[-1]))
+        controls = (tokenizer.pad_token_id, tokenizer.unk_token_id) if self.name == "own" else ()
+        self.never_ids = [one for one in controls if one is not None]
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.end_ids[-1] if pad is None else pad
 
@@ -111,7 +126,9 @@ class Form:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
     def _own_form(self, asked: Sequence[Asked]) -> list[list[int] | None]:
         if self._chatglm:
@@ -121,8 +138,9 @@ class Form:
             ]
             rows = self._encode(texts, is_text=True)
             return [self.tokenizer.build_inputs_with_special_tokens(row) for row in rows]
-        texts = [one.question if one.is_whole else _plain(one) for one in asked]
-        return [[*self._begin, *row] for row in self._encode(texts, is_text=True)]
+        written, end = (_own, self.end_ids) if self.name == "own" else (_plain, [])
+        texts = [one.question if one.is_whole else written(one) for one in asked]
+        return [[*self._begin, *row, *end] for row in self._encode(texts, is_text=True)]
 
     @cached_property
     def _begin(self) -> list[int]:
@@ -248,7 +266,22 @@ def open_form(base: str) -> Form:
             f"base={base}: its tokenizer cannot be loaded ({first}); name a folder that has one, "
             "or a model of the Hub that needs no code of its own, while there is a network"
         ) from error
-    return Form(tokenizer)
+    return Form(tokenizer, is_own=_is_own(Path(base), tokenizer))
+
+
+def _is_own(folder: Path, tokenizer: Any) -> bool:
+    """Tells whether a folder is a checkpoint of ours, or adapters on one.
+
+    Our models are T5s and so are others, and our tokenizers can be given to any model; a T5 with a
+    tokenizer that we trained is ours.
+
+    Raises:
+        CheckpointError: A config in it is damaged.
+    """
+    home = Path(base_of(folder)) if is_adapter(folder) else folder
+    if not (home / MODEL_CONFIG).is_file() or kind_of(home) != "own":
+        return False
+    return tokenizer.is_fast and is_ours(json.loads(tokenizer.backend_tokenizer.to_str()))
 
 
 def _messages(asked: Asked) -> list[dict[str, str]]:
@@ -259,6 +292,10 @@ def _messages(asked: Asked) -> list[dict[str, str]]:
 
 def _all_text(asked: Asked) -> str:
     return "\n".join([asked.question, *(text for turn in asked.turns for text in turn)])
+
+
+def _own(asked: Asked) -> str:
+    return prompt_for(asked.turns, asked.question)
 
 
 def _plain(asked: Asked) -> str:

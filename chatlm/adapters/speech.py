@@ -11,6 +11,31 @@ import torch
 from chatlm.adapters.language_model import LanguageModel
 from chatlm.generation_config import GenerationConfig
 
+NEUTRAL: dict[str, Any] = {
+    "do_sample": False,
+    "early_stopping": False,
+    "num_return_sequences": 1,
+    "max_length": None,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "temperature": None,
+    "top_k": None,
+    "top_p": None,
+    "min_p": None,
+    "typical_p": None,
+    "penalty_alpha": None,
+    "guidance_scale": None,
+    "prompt_lookup_num_tokens": None,
+    "renormalize_logits": False,
+    "return_dict_in_generate": False,
+}
+"""How a folder's generation_config.json may want answers to be chosen: our settings say that here.
+What it says of the tokens themselves, such as one that each answer begins with, stays."""
+
 
 def answer(
     model: LanguageModel, sources: list[list[int]], config: GenerationConfig, eos_ids: list[int]
@@ -46,6 +71,7 @@ def _until(ids: list[int], ends: list[int]) -> list[int]:
 def _as_theirs(config: GenerationConfig) -> dict[str, Any]:
     """Returns our settings under transformers' names."""
     theirs: dict[str, Any] = {
+        **NEUTRAL,
         "max_new_tokens": config.max_new_tokens,
         "min_new_tokens": config.min_new_tokens or None,
         "num_beams": config.num_beams,

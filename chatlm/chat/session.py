@@ -15,7 +15,7 @@ from chatlm.chat.answer import AnswerText
 from chatlm.chat.conversation_file import read_messages, save_messages
 from chatlm.chat.prompt import Message, Prompt, fit
 from chatlm.chat.settings import ChatSettings
-from chatlm.errors import DataError
+from chatlm.errors import ConfigError, DataError
 from chatlm.inference.engine import Engine, Reason, Request, tokens
 
 RETRY_TEMPERATURE = 0.8
@@ -66,6 +66,7 @@ class ChatSession:
         reason: why the latest answer ended; "cancelled" if it was stopped, None if it failed.
         is_alone: questions have nothing to do with each other: each is sent without history, and
             only the latest is kept.
+        is_base: the base of the model answers, without its adapters.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class ChatSession:
         self.has_begun_to_forget = False
         self.reason: Reason | None = None
         self.is_alone = False
+        self.is_base = False
+        self._last_is_base: bool | None = None
         self._clock = clock
         self.settings = settings or ChatSettings()
 
@@ -105,6 +108,18 @@ class ChatSession:
     def is_single_turn(self) -> bool:
         """Whether the model sees nothing but the latest question."""
         return self.is_alone or self.engine.limits.history_turns == 0
+
+    def hear_base(self, is_base: bool) -> None:
+        """Lets the base answer from now on, or the whole model again.
+
+        Raises:
+            ConfigError: the model has no adapters.
+        """
+        if not self.engine.limits.base:
+            raise ConfigError(
+                f"{self.engine.name} has no adapters, so that there is no base to hear without them"
+            )
+        self.is_base = is_base
 
     def ask(self, question: str, settings: ChatSettings | None = None) -> Generator[str]:
         """Yields the answer's pieces, and adds question and answer to the history at the end.
@@ -155,7 +170,7 @@ class ChatSession:
     def _pieces(self, prompt: Prompt, settings: ChatSettings, start: float) -> Generator[str]:
         config = settings.resolve(self.engine.limits)
         text = AnswerText(self.engine.tokenizer, settings.stop)
-        with closing(self._ids(Request(prompt.ids, config))) as answer:
+        with closing(self._ids(Request(prompt.ids, config, self.is_base))) as answer:
             for ids in answer:
                 if not self.last.tokens:
                     self.last.first_token_seconds = self._clock() - start
@@ -174,6 +189,7 @@ class ChatSession:
     def _remember(self, question: str, answer: str) -> None:
         if not answer:
             return
+        self._last_is_base = self.is_base
         if self.is_alone:
             self.messages.clear()
         self.messages += [Message("user", question), Message("assistant", answer)]
@@ -182,19 +198,23 @@ class ChatSession:
         """Returns the last question and another answer to it, which takes the place of the old one.
 
         Greedy decoding, and a fixed seed, would say the same again: for this once the answer is
-        sampled with a new seed. A new answer that says nothing, or fails, leaves the old one.
+        sampled with a new seed. Not so where the base gave the last answer and the model is to give
+        this one, or the other way round: the two can be compared. A new answer that says nothing,
+        or fails, leaves the old one.
 
         Raises:
             DataError: nothing has been answered yet.
         """
         if not self.messages:
             raise DataError("nothing to retry: ask a question first")
+        question = self.messages[-2].content
+        if self._last_is_base not in (None, self.is_base):
+            return question, self._another(question, self._settings)
         settings = replace(self._settings, seed=None)
         if settings.temperature == 0:
             settings = replace(
                 settings, temperature=RETRY_TEMPERATURE, num_beams=1, length_penalty=1.0
             )
-        question = self.messages[-2].content
         return question, self._another(question, settings)
 
     def _another(self, question: str, settings: ChatSettings) -> Generator[str]:
@@ -217,6 +237,7 @@ class ChatSession:
             raise DataError("nothing to undo: ask a question first")
         question = self.messages[-2].content
         del self.messages[-2:]
+        self._last_is_base = None
         return question
 
     def reset(self) -> None:
@@ -239,3 +260,4 @@ class ChatSession:
             DataError: the file is missing or holds no conversation.
         """
         self.messages = read_messages(path)
+        self._last_is_base = None

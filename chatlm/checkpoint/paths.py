@@ -11,6 +11,8 @@ from chatlm.errors import CheckpointError
 
 MODEL_CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""Lie in a folder with adapters on a model of others, as peft writes it."""
 MANIFEST = "MANIFEST.json"
 CT2_FILES = ("ct2.json", "shared_vocabulary.json")
 """Lie in a folder that `utils.export_model format=ct2` wrote."""
@@ -18,8 +20,8 @@ BEST = "best"
 HOW_TO_MAKE = "train one with: python train.py train"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 HOW_TO_CONVERT = (
-    "is a pickle, which is not opened; convert it to model.safetensors first: if you trust its "
-    "author with your computer, load it with transformers and save_pretrained it"
+    "is a pickle, which is not opened; convert it once, if you trust its author: python -m "
+    "utils.import_weights"
 )
 _STEP = re.compile(r"step_[0-9]{1,12}")
 _LONGEST_POINTER = 64
@@ -45,9 +47,9 @@ def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path
     """Returns the checkpoint folder to open.
 
     Args:
-        path: a checkpoint folder (config.json and weights), an exported one, or a run folder (the
-            checkpoint that its file `best` names, else its newest whole one), or None for the
-            newest run.
+        path: a checkpoint folder (config.json and weights, or adapters), an exported one, or a run
+            folder (the checkpoint that its file `best` names, else its newest whole one), or None
+            for the newest run.
         out_root: where runs are looked for.
 
     Raises:
@@ -61,11 +63,16 @@ def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path
         raise CheckpointError(
             f"model folder {folder} does not exist; runs here: {known}; {HOW_TO_MAKE}"
         )
-    if is_checkpoint(folder) or is_exported(folder):
+    if is_checkpoint(folder) or is_exported(folder) or is_adapter(folder):
         return folder
     found = _of_run(folder)
     if found is None and (pickled := pickles(folder)):
-        raise CheckpointError(f"{folder} has no {WEIGHTS[0]}; {pickled[0]} {HOW_TO_CONVERT}")
+        missing = ADAPTER_FILES[1] if (folder / ADAPTER_FILES[0]).is_file() else WEIGHTS[0]
+        raise CheckpointError(f"{folder} has no {missing}; {pickled[0]} {HOW_TO_CONVERT}")
+    if found is None and (folder / ADAPTER_FILES[0]).is_file():
+        raise CheckpointError(
+            f"{folder} has {ADAPTER_FILES[0]} but no {ADAPTER_FILES[1]}: copy the adapters anew"
+        )
     if found is None:
         raise CheckpointError(
             f"{folder} is neither a checkpoint (config.json with model.safetensors) nor a run with "
@@ -77,6 +84,11 @@ def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path
 def is_checkpoint(folder: Path) -> bool:
     """Tells whether a folder holds a model that can be opened."""
     return (folder / MODEL_CONFIG).is_file() and any((folder / n).is_file() for n in WEIGHTS)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Tells whether a folder holds adapters on a model of others."""
+    return all((folder / name).is_file() for name in ADAPTER_FILES)
 
 
 def is_exported(folder: Path) -> bool:
@@ -96,17 +108,27 @@ def _of_run(run: Path) -> Path | None:
         with pointer.open("rb") as file:
             name = file.read(_LONGEST_POINTER).decode("utf-8", "replace").strip()
         # Only the name of a step is taken, so that it cannot lead out of the run.
-        if _STEP.fullmatch(name) and is_checkpoint(run / name):
+        if _STEP.fullmatch(name) and _is_model(run / name):
             return run / name
     whole = [run / step_name(step) for step in whole_steps(run)]
-    return next((folder for folder in reversed(whole) if is_checkpoint(folder)), None)
+    return next((folder for folder in reversed(whole) if _is_model(folder)), None)
+
+
+def _is_model(folder: Path) -> bool:
+    return is_checkpoint(folder) or is_adapter(folder)
 
 
 def _runs(out_root: Path) -> list[Path]:
     """Returns the runs that have a checkpoint, oldest first by when it was finished."""
     runs = [(found, run) for run in sorted(out_root.glob("*/")) if (found := _of_run(run))]
-    runs.sort(key=lambda pair: (pair[0] / MODEL_CONFIG).stat().st_mtime_ns)
+    runs.sort(key=lambda pair: _finished_at(pair[0]))
     return [run for _, run in runs]
+
+
+def _finished_at(folder: Path) -> int:
+    """Returns when a checkpoint was written, in nanoseconds."""
+    name = ADAPTER_FILES[0] if is_adapter(folder) else MODEL_CONFIG
+    return (folder / name).stat().st_mtime_ns
 
 
 def _newest_run(out_root: Path) -> Path:

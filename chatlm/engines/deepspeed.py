@@ -57,7 +57,7 @@ class DeepSpeed(Engine):
     def _prepare(self, model: Trainee, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         exact = {}
         if self._accelerator.mixed_precision == "bf16":  # DeepSpeed is about to round them
-            exact = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
+            exact = {name: p.detach().to("cpu", copy=True) for name, p in model.saved()}
         wrapped, prepared = super()._prepare(model, optimizer)
         self._zero = wrapped.optimizer
         if not hasattr(self._zero, "averaged_gradients"):
@@ -125,7 +125,7 @@ class DeepSpeed(Engine):
         """Copies whole weights over those of the model, given to every process. Collective."""
         from deepspeed.runtime.zero import GatheredParameters
 
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.model.saved():
             with GatheredParameters(parameter, modifier_rank=0), torch.no_grad():
                 parameter.copy_(weights[name])
         self._put_masters(weights)
@@ -170,7 +170,7 @@ class DeepSpeed(Engine):
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         masters = {name: master for name, _, master in self._partitions()}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.model.saved():
             if name in masters:
                 yield name, self._gathered(masters[name].detach(), parameter)
             else:

@@ -1,15 +1,16 @@
 """What every engine is: requests in, the ids of their answers out as they come, many at once.
 
-In: source ids with a `GenerationConfig`. Out: events, on a thread of the engine. `TorchEngine` and
-`Ct2Engine` are such engines; who wants one answer in his own thread calls `tokens`. Knows no text:
-prompts and detokenising are `chatlm.chat`'s.
+In: source ids with a `GenerationConfig`. Out: events, on a thread of the engine. `TorchEngine`,
+`Ct2Engine` and `LanguageEngine` are such engines; who wants one answer in his own thread calls
+`tokens`. Knows no text: prompts and detokenising are `chatlm.chat`'s.
 """
 
 import queue
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+from chatlm.corpus.conversation import Turn
 from chatlm.errors import EngineError
 from chatlm.generation_config import GenerationConfig
 from chatlm.tokenizer import StreamDecoder
@@ -25,11 +26,18 @@ class Limits:
         max_source_tokens: longest prompt that the model was trained on, EOS included.
         max_new_tokens: longest answer where the settings name none.
         history_turns: earlier turns that the model was trained to read; 0: a single-turn model.
+        base: the folder or name of what the model is adapters on; empty: it is a model by itself.
     """
 
     max_source_tokens: int = 256
     max_new_tokens: int = 256
     history_turns: int = 0
+    base: str = ""
+
+    @property
+    def has_all_turns(self) -> bool:
+        """Whether there are always more turns allowed than there is room for."""
+        return self.history_turns >= self.max_source_tokens
 
 
 class Codec(Protocol):
@@ -51,6 +59,18 @@ class Codec(Protocol):
         ...
 
 
+@runtime_checkable
+class Asks(Protocol):
+    """What a codec is, too, whose prompts are not made as those of our own models are."""
+
+    def prompt_ids(self, turns: Sequence[Turn], question: str) -> list[int] | None:
+        """Returns the ids of a prompt, with all that stands before an answer.
+
+        None if the form of the prompt cannot hold the texts.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Request:
     """One answer to be made.
@@ -58,10 +78,12 @@ class Request:
     Attributes:
         source_ids: the prompt's ids, EOS included.
         config: how its tokens are chosen.
+        is_base: whether the base answers, without the adapters; only where `Limits.base` names it.
     """
 
     source_ids: tuple[int, ...]
     config: GenerationConfig
+    is_base: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from chatlm import generate
 from chatlm.errors import EngineError, brief
+from chatlm.generate import Controls
 from chatlm.generation_config import GenerationConfig
-from chatlm.model.config import ModelConfig
 
 
 @dataclass
@@ -43,18 +43,18 @@ class Choice:
 
 
 @torch.inference_mode()
-def choose(scores: Tensor, rows: list[Choice], model: ModelConfig) -> list[int | EngineError]:
+def choose(scores: Tensor, rows: list[Choice], controls: Controls) -> list[int | EngineError]:
     """Returns the next token of each row, or why it has none; scores (n, V) are changed."""
     chosen: list[int | EngineError] = [
-        _alone(scores[row : row + 1], choice, model) if not choice.is_plain else 0
+        _alone(scores[row : row + 1], choice, controls) if not choice.is_plain else 0
         for row, choice in enumerate(rows)
     ]
     plain = [row for row, choice in enumerate(rows) if choice.is_plain]
     if plain:
-        scores[:, [model.pad_token_id, model.unk_token_id]] = -math.inf
+        scores[:, list(controls.never)] = -math.inf
         for row in plain:
             if len(rows[row].said) < rows[row].config.min_new_tokens:
-                scores[row, model.eos_token_id] = -math.inf
+                scores[row, list(controls.ends)] = -math.inf
         best = scores.argmax(dim=1, keepdim=True)
         found = zip(best[:, 0].tolist(), scores.gather(1, best)[:, 0].tolist(), strict=True)
         for row, (token, score) in enumerate(found):
@@ -66,10 +66,10 @@ def choose(scores: Tensor, rows: list[Choice], model: ModelConfig) -> list[int |
     return chosen
 
 
-def _alone(scores: Tensor, choice: Choice, model: ModelConfig) -> int | EngineError:
+def _alone(scores: Tensor, choice: Choice, controls: Controls) -> int | EngineError:
     said = torch.tensor([choice.said], dtype=torch.long, device=scores.device)
     try:
-        scores = generate.adjust(scores, said, choice.config, model)
+        scores = generate.adjust(scores, said, choice.config, controls)
         token = int(generate.choose(scores, choice.config, choice.generator))
     except RuntimeError as error:  # what torch raises if there is nothing to draw from
         return EngineError(f"no token could be chosen ({brief(error)}): try a higher temperature")

@@ -14,6 +14,7 @@ import torch
 
 from chatlm import generate, log
 from chatlm.errors import EngineError, brief
+from chatlm.generate import Controls
 from chatlm.inference.engine import Event, Failed, Finished, OnEvent, Reason, Request, Tokens
 from chatlm.inference.torch_choosing import Choice, choose
 from chatlm.inference.torch_packed import packed
@@ -81,6 +82,7 @@ class Streams:
         """Packs the model's weights where that pays."""
         self.model, logits = packed(model)
         self._slots = Slots(self.model, logits)
+        self._controls = Controls.of(self.model.config)
         self._rows: list[Answer] = []
         self._choices: list[Choice] = []
         self._beams: list[tuple[Answer, BeamSteps]] = []
@@ -163,7 +165,7 @@ class Streams:
         pad = self.model.config.pad_token_id
         latest = [choice.said[-1] if choice.said else pad for choice in self._choices]
         scores = self._slots.step(latest)
-        chosen = choose(scores, self._choices, self.model.config)
+        chosen = choose(scores, self._choices, self._controls)
         for row in reversed(range(len(chosen))):
             self._tell(row, chosen[row])
 

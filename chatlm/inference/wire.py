@@ -3,7 +3,7 @@
 In: messages as lists, the first element of which names their kind. Out: bytes, and back. Both ends
 are ours and on one machine, so a message that cannot be read is a defect, not an attack.
 
-    to the worker     ["start", number, ids, config]  ["cancel", number]
+    to the worker     ["start", number, ids, config, is_base]  ["cancel", number]
     to the server     ["hello", kind, max_streams]  ["unable", exit code, message]
                       ["accepted", number]  ["refused", number, message]
                       ["tokens", number, ids]  ["finished", number, reason]
@@ -71,13 +71,14 @@ async def receive(stream: asyncio.StreamReader) -> Message | None:
 
 def start_message(number: int, request: Request) -> Message:
     """Returns what asks the worker for an answer."""
-    return ["start", number, list(request.source_ids), asdict(request.config)]
+    config = asdict(request.config)
+    return ["start", number, list(request.source_ids), config, request.is_base]
 
 
 def request_of(message: Message) -> Request:
     """Returns what a start message asks for."""
-    _, _, ids, config = message
-    return Request(tuple(ids), GenerationConfig(**config))
+    _, _, ids, config, is_base = message
+    return Request(tuple(ids), GenerationConfig(**config), is_base)
 
 
 def event_message(number: int, event: Event) -> Message:

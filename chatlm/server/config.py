@@ -33,7 +33,9 @@ class ServeConfig:
         ConfigError: a value is out of its range.
     """
 
-    model: str = _setting("", "检查点、训练目录或导出的模型；不写就用 out/ 下最新的")
+    model: str = _setting(
+        "", "检查点、训练、导出或任何 Hugging Face 模型的目录；不写用 out/ 下最新的"
+    )
     device: str = _setting("auto", "auto、cpu 或 cuda")
     threads: int = _setting(0, "在 CPU 上用多少个线程计算；0 全部")
     host: str = _setting("127.0.0.1", "监听的地址；本机以外的地址必须设密钥")

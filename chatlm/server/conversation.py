@@ -7,10 +7,10 @@ is `chatlm.chat.prompt`'s. In a terminal a question that is too long is cut; her
 from collections.abc import Sequence
 from dataclasses import replace
 
-from chatlm.chat.prompt import Message, Prompt, fit
+from chatlm.chat.prompt import Message, Prompt, fit, num_tokens
 from chatlm.chat.settings import ChatSettings
 from chatlm.corpus.normalize import normalize
-from chatlm.errors import ConfigError
+from chatlm.errors import ConfigError, DataError
 from chatlm.generation_config import GenerationConfig
 from chatlm.inference.engine import Codec, Limits
 from chatlm.server.errors import ApiError
@@ -27,9 +27,12 @@ def prompt_of(messages: Sequence[ChatMessage], tokenizer: Codec, limits: Limits)
         ApiError: it does not end with a question, or the question is longer than the model reads.
     """
     *history, question = turns_of(messages)
-    prompt = fit(history, question.content, tokenizer, limits)
+    try:
+        prompt = fit(history, question.content, tokenizer, limits)
+    except DataError as error:
+        raise ApiError(400, f"{error}.", "invalid_value", param="messages") from None
     if prompt.is_cut:
-        count = len(tokenizer.encode(question.content)) + 1
+        count = num_tokens(question.content, tokenizer)
         raise ApiError(
             413,
             f"The question has {count} tokens, and this model reads {limits.max_source_tokens}; "

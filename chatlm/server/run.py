@@ -1,8 +1,8 @@
 """`cli_demo.py serve`: from argv to a server that runs until it is told to stop.
 
 In: settings. Out: an exit code. It finds the model and opens the part of it that the server itself
-needs; the weights are opened by the model's own process, so that this one imports no torch. How the
-server lives and ends is `lifetime`'s.
+needs; the weights are opened by the model's own process, so that this one imports no torch (but
+with models of others, whose tokenizers may). How the server lives and ends is `lifetime`'s.
 """
 
 import re
@@ -13,13 +13,12 @@ from pathlib import Path
 from chatlm import cli
 from chatlm.checkpoint.paths import resolve_model
 from chatlm.errors import ConfigError
-from chatlm.inference.open import read_limits
+from chatlm.inference.open import read_codec, read_limits
 from chatlm.inference.process import engine_command
 from chatlm.server.answers import ServedModel
 from chatlm.server.config import MODEL_ID, ServeConfig, read_key
 from chatlm.server.lifetime import run
 from chatlm.server.protocol import listening_socket
-from chatlm.tokenizer import Tokenizer
 
 USAGE = "用法：python cli_demo.py serve [键=值 ...]    用网页和 HTTP 接口提供模型\n\n键：\n"
 
@@ -67,7 +66,7 @@ def open_model(folder: Path, config: ServeConfig) -> ServedModel:
     return ServedModel(
         id=config.model_id or model_id(folder),
         created=int(folder.stat().st_mtime),
-        tokenizer=Tokenizer.load(folder),
+        tokenizer=read_codec(folder),
         limits=limits,
         max_new_tokens=config.max_new_tokens or limits.max_new_tokens,
     )

@@ -19,6 +19,8 @@ from chatlm.terminal.tty import Interrupts, keys_wait
 FENCE = '"""'
 HINT = "再按一次 Ctrl-C，或按 Ctrl-D，就退出。"
 STOPPED = "（已停止）"
+BASE = "底座："
+"""Stands before an answer without the adapters."""
 
 
 class Reader(Protocol):
@@ -40,15 +42,18 @@ def clean_input(text: str) -> str:
 
 def greeting(session: ChatSession) -> list[str]:
     """Returns what a user should know before the first question."""
-    turns = session.engine.limits.history_turns
+    limits = session.engine.limits
+    turns = "放得下的" if limits.has_all_turns else f"最近 {limits.history_turns} 轮"
     model = (
         "单轮模型：每个问题单独回答，历史只保存，不发给模型。"
         if session.is_single_turn
-        else f"多轮模型：最近 {turns} 轮对话会一起发给模型。"
+        else f"多轮模型：{turns}对话会一起发给模型。"
     )
+    base = [f"它是 {limits.base} 加上适配器：/base 换成底座回答，再换回来。"] if limits.base else []
     return [
         f"ChatLM · {session.engine.name}",
         model,
+        *base,
         "/help 显示命令，Ctrl-C 停止回答，Ctrl-D 退出。",
     ]
 
@@ -164,7 +169,7 @@ class _Dialogue:
         sanitizer = Sanitizer()
         said: list[str] = []
         is_stopped = False
-        self._screen.write(ASSISTANT)
+        self._screen.write(BASE if self._session.is_base else ASSISTANT)
         try:
             with keys_wait(), self._interrupts.allowed(), closing(pieces):
                 for piece in pieces:

@@ -20,14 +20,14 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.utils import is_dumb_terminal
 
 from chatlm.chat.settings import ChatSettings
-from chatlm.commands import NAMES, WITH_FILE
+from chatlm.commands import BASE_CHOICES, NAMES, WITH_FILE
 from chatlm.errors import ChatLMError
 from chatlm.terminal.history import LineHistory, history_file
 from chatlm.terminal.tty import keys_wait
 
 
 class CommandCompleter(Completer):
-    """Completes names of commands, the keys of /set, and the files of /load and /save."""
+    """Completes commands, the keys of /set, on and off, and the files of /load and /save."""
 
     def __init__(self) -> None:
         self._paths = PathCompleter(expanduser=True, file_filter=_may_be_a_conversation)
@@ -43,6 +43,8 @@ class CommandCompleter(Completer):
             yield from _beginning(name, NAMES)
         elif name in WITH_FILE:
             yield from self._paths.get_completions(Document(argument), complete_event)
+        elif name == "/base":
+            yield from _beginning(argument, BASE_CHOICES)
         elif name == "/set":
             word = argument.rpartition(" ")[2]
             yield from _beginning(word, [f"{key.name}=" for key in fields(ChatSettings)])

@@ -2,16 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from chatlm.adapters import sequences
-from chatlm.adapters.batches import batch_of
 from chatlm.adapters.forms import Asked, Form
+from chatlm.adapters.language_model import LanguageModel
 from chatlm.adapters.sequences import REASONS, Limits, asked_of, open_sequences
 from chatlm.corpus import reasons
 from chatlm.corpus.records import Record, Rejected
 from chatlm.dataset import token_store
+from chatlm.dataset.batches import collate
 from chatlm.errors import DataError
 from chatlm.tokenizer import Tokenizer
 
@@ -138,22 +140,36 @@ def test_every_reason_has_its_line():
     assert not REASONS.keys() & reasons.REASONS.keys()
 
 
+def small_gpt2(size):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    shape = GPT2Config(vocab_size=size, n_embd=32, n_layer=1, n_head=2, n_positions=300)
+    return GPT2LMHeadModel(shape).eval()
+
+
 def test_batches_hide_prompts_and_padding(form, tmp_path):
     _, store = written(form, tmp_path / "store", Limits(60, skip_overlength=False))
-    batch = batch_of(store, [0, 1], form.pad_id)
-    assert [tuple(value.shape) for value in batch.values()] == [(2, 60)] * 3
-    for row in range(2):
+    batch = collate(store, np.array([0, 1]))
+    inner, seen = small_gpt2(form.vocab_size), {}
+    inner.register_forward_pre_hook(lambda _, __, given: seen.update(given), with_kwargs=True)
+    found = LanguageModel(inner, pad_id=form.pad_id)(*batch.tensors())
+    ids = seen["input_ids"]
+    assert tuple(ids.shape) == (2, 60)
+    expected = 0.0
+    for place, row in enumerate((1, 0)):  # the longest first
         prompt, answer = store.sources[row].tolist(), store.targets[row].tolist()
-        length, num_pads = len(prompt) + len(answer), 60 - len(prompt) - len(answer)
-        assert batch["input_ids"][row].tolist() == prompt + answer + [form.pad_id] * num_pads
-        labels = [-100] * len(prompt) + answer + [-100] * num_pads
-        assert batch["labels"][row].tolist() == labels
-        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * num_pads
+        num_pads = 60 - len(prompt) - len(answer)
+        assert ids[place].tolist() == prompt + answer + [form.pad_id] * num_pads
+        # The library's loss of this row alone, its prompt without labels.
+        labels = torch.tensor([[-100] * len(prompt) + answer])
+        alone = inner(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
+        expected += alone.item() * len(answer)
+    assert found.num_tokens == sum(len(store.targets[row]) for row in range(2))
+    assert found.loss_sum.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_trains_chatglm_and_a_model_of_transformers(tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     from chatlm.adapters.forms import open_form
     from chatlm.glm.configuration import ChatGLMConfig
     from chatlm.glm.modeling import ChatGLMForConditionalGeneration
@@ -165,17 +181,19 @@ def test_a_batch_trains_chatglm_and_a_model_of_transformers(tmp_path):
     )
     assert counts.kept == 3
     store = open_sequences(tmp_path / "store", glm.fingerprint)
-    batch = batch_of(store, [0, 1, 2], glm.pad_id)
+    batch = collate(store, np.array([0, 1, 2]))
     tokenizer, size = glm.tokenizer, glm.vocab_size
     names = [f"{name}_token_id" for name in ("bos", "eos", "mask", "gmask")]
     ids = {name: getattr(tokenizer, name) for name in names}
     config = ChatGLMConfig(**{**SMALL, **ids, "vocab_size": size, "num_used_ids": size})
     torch.manual_seed(0)
-    small = GPT2Config(vocab_size=size, n_embd=32, n_layer=1, n_head=2, n_positions=300)
-    for model in (ChatGLMForConditionalGeneration(config), GPT2LMHeadModel(small)):
-        loss = model(**batch).loss
-        loss.backward()
-        assert loss.item() == pytest.approx(torch.tensor(float(size)).log().item(), rel=0.1)
+    for inner in (ChatGLMForConditionalGeneration(config), small_gpt2(size)):
+        found = LanguageModel(inner, pad_id=glm.pad_id)(*batch.tensors())
+        found.loss_sum.backward()
+        mean = found.loss_sum.item() / found.num_tokens
+        assert mean == pytest.approx(torch.tensor(float(size)).log().item(), rel=0.1)
+        assert all(p.grad.abs().max() > 0 for p in inner.parameters() if p.grad is not None)
+        assert sum(p.grad is not None for p in inner.parameters()) > 10
 
 
 def test_the_meta_file_says_what_was_done(form, tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 
 from chatlm import generate
 from chatlm.generation_config import GenerationConfig
-from chatlm.inference.engine import Event, Failed, Finished, Limits, Request, Tokens
+from chatlm.inference.engine import Engine, Event, Failed, Finished, Limits, Request, Tokens
 from chatlm.inference.torch_engine import TorchEngine
 from chatlm.model.config import ModelConfig
 from chatlm.model.t5 import T5
@@ -86,7 +86,7 @@ class Heard:
         return self.ids, last.reason if isinstance(last, Finished) else last.message
 
 
-def together(engine: TorchEngine, requests: Iterable[Request]) -> list[tuple[list[int], str]]:
+def together(engine: Engine, requests: Iterable[Request]) -> list[tuple[list[int], str]]:
     heard = []
     for one in requests:
         heard.append(Heard())

@@ -46,11 +46,11 @@ def test_an_event_comes_as_it_went(event: Tokens | Finished | Failed, number: in
     assert wire.read(io.BytesIO(sent[:-1])) is None
 
 
-@given(IDS, st.floats(0, 10), st.one_of(st.none(), st.integers(0, 2**63 - 1)))
+@given(IDS, st.floats(0, 10), st.one_of(st.none(), st.integers(0, 2**63 - 1)), st.booleans())
 def test_a_request_comes_as_it_went(
-    ids: tuple[int, ...], temperature: float, seed: int | None
+    ids: tuple[int, ...], temperature: float, seed: int | None, is_base: bool
 ) -> None:
-    asked = Request(ids, GenerationConfig(temperature=temperature, seed=seed))
+    asked = Request(ids, GenerationConfig(temperature=temperature, seed=seed), is_base)
     message = wire.read(io.BytesIO(wire.framed(wire.start_message(7, asked))))
     assert message is not None
     assert wire.request_of(message) == asked

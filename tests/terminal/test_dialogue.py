@@ -36,10 +36,11 @@ def transcript(
     history_turns: int = 0,
     *,
     streams: bool = True,
+    base: str = "",
 ) -> tuple[str, ChatSession]:
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
-    chat = session(history_turns)
+    chat = session(history_turns, base=base)
     screen = Screen(out, out, is_plain=False, streams=streams)
     assert converse(chat, Typist(script, out), screen) == 0
     return out.getvalue(), chat
@@ -163,6 +164,7 @@ def test_help_is_aligned_by_width_on_the_screen(monkeypatch: pytest.MonkeyPatch)
         "/reset          忘掉这段对话，从头开始\n"
         "/set 键=值 ...  改变生成参数，例如 /set temperature=0.7 stop=。,\\n\n"
         "/show           显示模型、参数和历史长度\n"
+        "/base [on|off]  换成底座回答，或换回来；接着用 /retry 比较同一个问题\n"
         "/save [文件]    把对话存成 JSON 文件\n"
         "/load 文件      读回存好的对话\n"
         "/retry          重新回答上一个问题\n"
@@ -191,6 +193,23 @@ def test_ctrl_c_at_the_prompt_hints_and_twice_leaves(monkeypatch: pytest.MonkeyP
 def test_a_multi_turn_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     text, _ = transcript([], monkeypatch, history_turns=3)
     assert text.splitlines()[1] == "多轮模型：最近 3 轮对话会一起发给模型。"
+
+
+def test_the_base_is_heard_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    script: list[str | type[BaseException]] = ["你好", "/base", "/retry", "/base off", "/retry"]
+    text, _ = transcript(script, monkeypatch, history_turns=99, base="底/座\x1b[2J")
+    assert text == (
+        "ChatLM · scripted\n"
+        "多轮模型：放得下的对话会一起发给模型。\n"
+        "它是 底/座 加上适配器：/base 换成底座回答，再换回来。\n"
+        "/help 显示命令，Ctrl-C 停止回答，Ctrl-D 退出。\n"
+        "用户：你好\n助手：你好！很高兴见到你。\n[4 tokens, 8.0 tok/s]\n"
+        "用户：/base\n现在由底座 底/座 回答；/base off 换回来。\n"
+        "用户：/retry\n重新回答：你好\n底座：我是底座。\n[2 tokens, 4.0 tok/s]\n"
+        "用户：/base off\n现在由带适配器的模型回答。\n"
+        "用户：/retry\n重新回答：你好\n助手：你好！很高兴见到你。\n[4 tokens, 8.0 tok/s]\n"
+        "用户：^D\n"
+    )
 
 
 def test_cls_clears_the_screen_and_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:

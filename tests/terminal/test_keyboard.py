@@ -121,4 +121,6 @@ def test_the_tab_key_offers_what_can_follow(
     assert len(offered("/set ")) == len(vars(ChatSettings()))
     assert offered("你好") == []
     assert offered("/stats ") == []
+    assert offered("/b") == ["/base", "/bye"]
+    assert offered("/base o") == ["/base on", "/base off"]
     assert offered("") == []

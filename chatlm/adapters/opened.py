@@ -15,7 +15,7 @@ from chatlm import log, untrusted
 from chatlm.adapters.base import Hold, open_base
 from chatlm.adapters.forms import Form, open_form
 from chatlm.adapters.language_model import LanguageModel
-from chatlm.checkpoint.kinds import ADAPTER_CONFIG, base_of, tokenizer_of
+from chatlm.checkpoint.kinds import ADAPTER_CONFIG, FORM, base_of, tokenizer_of
 from chatlm.checkpoint.paths import ADAPTER_FILES, is_adapter
 from chatlm.errors import CheckpointError, brief
 
@@ -76,6 +76,7 @@ def open_model(folder: Path, hold: Hold) -> Opened:
             "here nor to be had from the Hub; bring it back, or write where it is now into "
             f"{ADAPTER_CONFIG} (base_model_name_or_path)"
         ) from error
+    setattr(base.config, FORM, form.name)  # goes into the config of what is made of it
     return _opened(_with_adapters_of(folder, base), form, name, has_adapters=True)
 
 

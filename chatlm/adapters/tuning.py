@@ -19,6 +19,7 @@ from chatlm.adapters.forms import Asked, Form
 from chatlm.adapters.language_model import LanguageModel
 from chatlm.adapters.lora import AdapterLayout, with_adapters
 from chatlm.adapters.whole import WholeLayout, moving
+from chatlm.checkpoint.kinds import FORM
 from chatlm.config import TrainConfig
 from chatlm.corpus.conversation import turns_of
 from chatlm.dataset.token_store import TokenStore
@@ -60,6 +61,7 @@ def make(
     )
     torch.manual_seed(config.seed)
     base = open_base(config.base, hold)
+    setattr(base.config, FORM, form.name)  # goes into the config of what is made of it
     inner = with_adapters(base, config.lora) if has_adapters else moving(base)
     if config.gradient_checkpointing:
         inner.enable_input_require_grads()  # the first layer's input would need none otherwise

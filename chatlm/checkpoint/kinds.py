@@ -16,6 +16,9 @@ Kind: TypeAlias = Literal["own", "ct2", "adapter", "other"]
 """Our T5; a model for CTranslate2; adapters on a model of others; a model of others as a whole."""
 ADAPTER_CONFIG = ADAPTER_FILES[0]
 _OWN = ("t5", ROTARY_MODEL_TYPE)
+FORM = "chatlm_form"
+"""Of a config.json: how a model of others was asked while it was tuned. A T5 that was asked in
+another way than ours are is no model of ours."""
 
 
 def kind_of(folder: Path) -> Kind:
@@ -30,10 +33,11 @@ def kind_of(folder: Path) -> Kind:
         return "ct2"
     path = folder / MODEL_CONFIG
     try:
-        model_type = untrusted.read_object(path).get("model_type")
+        config = untrusted.read_object(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; copy the checkpoint anew") from error
-    return "own" if model_type in _OWN else "other"
+    is_own = config.get("model_type") in _OWN and config.get(FORM, "own") == "own"
+    return "own" if is_own else "other"
 
 
 def tokenizer_of(folder: Path) -> str:

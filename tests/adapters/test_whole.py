@@ -104,6 +104,9 @@ def test_every_weight_moves_and_others_read_the_folder(bases, data, run, kind):
     told = [one["valid_loss"] for one in run_folder.metrics(folder) if "valid_loss" in one][-1]
     form = open_form(str(step))
     assert valid_loss(data(kind), model.eval(), form) == pytest.approx(told, rel=1e-6)
+    # A T5 of others is no T5 of ours: it goes on being asked as it was tuned.
+    assert kind_of(step) == "other"
+    assert form.name == open_form(str(bases[kind])).name != "own"
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])

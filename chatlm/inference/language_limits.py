@@ -18,6 +18,8 @@ ANSWER_TOKENS = 512
 """Longest answer of a model whose training does not say, where it has twice as many positions."""
 UNKNOWN_POSITIONS = 2048
 MOST_POSITIONS = 1 << 20
+CHATGLM = "chatglm"
+TOKENIZER_CONFIG, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 _NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx")
 _RELATIVE = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 """Models that know distances and no positions, by type."""
@@ -45,7 +47,8 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
 def limits_of(folder: Path, trained: Limits | None) -> Limits:
     """Returns the limits of a model of others.
 
-    Where the training does not say, a conversation has as many turns as there is room for.
+    Where the training does not say, a conversation has as many turns as there is room for. So it
+    has with a base that was taught to chat: a tuning on short questions does not unlearn it.
 
     Args:
         folder: with adapters, or a whole model.
@@ -56,19 +59,29 @@ def limits_of(folder: Path, trained: Limits | None) -> Limits:
     """
     base = base_of(folder) if is_adapter(folder) else ""
     config = _config_of(base or str(folder))
-    positions = positions_of(config)
+    positions, is_free = positions_of(config), trained is None or _chats(folder, config)
     if positions is None:
         is_relative = config.get("model_type") in _RELATIVE
         unsaid = _RELATIVE_POSITIONS if is_relative else UNKNOWN_POSITIONS
-        positions = MOST_POSITIONS if trained else unsaid
+        positions = unsaid if is_free else MOST_POSITIONS
     most = trained.max_new_tokens if trained else ANSWER_TOKENS
     # Source and answer of an encoder-decoder model are apart.
     answer = min(most, positions if config.get("is_encoder_decoder") else positions // 2)
     room = positions if config.get("is_encoder_decoder") else positions - answer
-    if trained is None:
+    if trained is None or is_free:
         return Limits(room, answer, history_turns=room, base=base)
     source = min(trained.max_source_tokens, room)
     return replace(trained, max_source_tokens=source, max_new_tokens=answer, base=base)
+
+
+def _chats(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Tells whether a model was taught to chat: it is ChatGLM, or its tokenizer has a template."""
+    if config.get("model_type") == CHATGLM or (folder / TEMPLATE_FILE).is_file():
+        return True
+    try:
+        return bool(untrusted.read_object(folder / TOKENIZER_CONFIG).get("chat_template"))
+    except (OSError, ValueError):
+        return False  # who opens the tokenizer says what is wrong with it
 
 
 def _config_of(base: str) -> Mapping[str, Any]:

@@ -326,6 +326,9 @@ def test_limits_are_those_of_the_positions_and_of_the_training(
     assert read_limits(tmp_path) == Limits(40, 30, 2, base)
     chat.write_text('{"max_source_tokens": 256, "max_new_tokens": 30}')
     assert read_limits(tmp_path) == Limits(98, 30, 0, base), "no more than there are positions"
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert read_limits(tmp_path) == Limits(98, 30, 98, base), "its base can chat"
+    (tmp_path / "chat_template.jinja").unlink()
     config = tmp_path / "adapter_config.json"
     for gone in ("no/where", "/gone/to/nowhere"):
         config.write_text(json.dumps(json.loads(config.read_text()) | {NAME: gone}))

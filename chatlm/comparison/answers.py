@@ -24,14 +24,16 @@ class Answer:
     """An answer.
 
     Attributes:
-        text: without special tokens.
+        text: without special tokens, and without blanks around it.
         is_cut: whether `max_new_tokens` ended it, and not the model itself.
         num_tokens: of it, without its end.
+        blank_end: blanks and ends of lines that stood behind the text.
     """
 
     text: str
     is_cut: bool
     num_tokens: int
+    blank_end: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def ask(
         batch = speech.answer(opened.model, [prompts[row] for row in rows], config, form.stop_ids)
         for row, ids in zip(rows, batch, strict=True):
             is_cut = len(ids) >= config.max_new_tokens
-            found[row] = Answer(form.decode(ids).strip(), is_cut, len(ids))
+            text = form.decode(ids)
+            blank_end = len(text) - len(text.rstrip())
+            found[row] = Answer(text.strip(), is_cut, len(ids), blank_end)
         advance(len(rows))
     return [found[row] for row in range(len(prompts))]
 

@@ -44,8 +44,13 @@ def _said(answer: Answer, references: Sequence[str]) -> Said:
         answer,
         metrics.nearness(answer.text, references) if references else None,
         metrics.repeated_share(answer.text),
-        metrics.is_repetitive(answer.text),
+        _goes_round(answer),
     )
+
+
+def _goes_round(answer: Answer) -> bool:
+    """Tells whether an answer repeats itself; one that goes on in blanks does, too."""
+    return answer.blank_end >= metrics.LOOP_PIECES or metrics.is_repetitive(answer.text)
 
 
 def figures_of(
@@ -56,16 +61,18 @@ def figures_of(
     references = [question.references for question in questions]
     near = metrics.corpus_nearness(texts, references) if all(references) else None
     cut = sum(answer.is_cut for answer in answers) / len(answers)
-    return _figures(texts, near, loss, cut)
+    return _figures(texts, list(map(_goes_round, answers)), near, loss, cut)
 
 
 def reference_figures(questions: Sequence[Question]) -> Figures:
     """Returns how long and how repetitive the first references are."""
-    return _figures([question.references[0] for question in questions], None, None, None)
+    texts = [question.references[0] for question in questions]
+    return _figures(texts, list(map(metrics.is_repetitive, texts)), None, None, None)
 
 
 def _figures(
     texts: Sequence[str],
+    repetitive: Sequence[bool],
     near: metrics.Nearness | None,
     loss: ReferenceLoss | None,
     cut: float | None,
@@ -75,7 +82,7 @@ def _figures(
         near,
         loss,
         cut,
-        repetitive=sum(map(metrics.is_repetitive, texts)) / count,
+        repetitive=sum(repetitive) / count,
         repeated=sum(map(metrics.repeated_share, texts)) / count,
         empty=sum(not text for text in texts) / count,
         mean_chars=sum(map(len, texts)) / count,

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from chatlm.comparison import metrics
+from chatlm.comparison import metrics, scoring
+from chatlm.comparison.answers import Answer
+from chatlm.comparison.questions import Question
 
 ZH = ["三原色是红、绿、蓝。", "今天天气很好，我们去公园吧！", "1 加 2 等于 3。"]
 ZH_SAID = ["三原色是红、黄、蓝。", "天气很好", "1加2等于4"]
@@ -129,3 +131,11 @@ def test_good_answers_are_hardly_ever_called_repetitive(name):
     texts = [row["output"] for row in json.loads(path.read_text("utf-8"))[::40]]
     assert sum(map(metrics.ends_in_loop, texts)) == 0
     assert sum(map(metrics.is_repetitive, texts)) < 0.01 * len(texts)
+
+
+def test_an_answer_that_goes_on_in_blanks_is_repetitive():
+    question = Question("?", [1], ["1. 苹果"], [2])
+    said = [Answer("1. 苹果", True, 40, blank_end=blanks) for blanks in (0, 15, 16, 200)]
+    rows = scoring.rows_of([question] * 4, said, None)
+    assert [row.tuned.is_repetitive for row in rows] == [False, False, True, True]
+    assert scoring.figures_of(said, [question] * 4, None).repetitive == 0.5

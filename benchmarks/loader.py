@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chatlm import cli
+from chatlm.corpus.store import file_sha256
 from chatlm.dataset.batches import Batch, Loader, Step, lengths_of
 from chatlm.dataset.order import Order
 from chatlm.dataset.token_store import FORMAT_VERSION, TokenStore, open_store
@@ -83,7 +84,8 @@ def write_store(folder: Path, rows: int) -> None:
             file.flush()
             os.fsync(file.fileno())
     np.save(folder / "target_chars.npy", np.ones(rows, np.uint32))
-    meta = {"format": FORMAT_VERSION, "dtype": "uint16", "rows": rows, "files": {}}
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    meta = {"format": FORMAT_VERSION, "dtype": "uint16", "rows": rows, "files": files}
     (folder / "meta.json").write_text(ujson.dumps(meta))
 
 

@@ -7,6 +7,7 @@ for. It does not write files; `metrics.jsonl` belongs to the trainer.
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -63,6 +64,14 @@ def only_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def without_future_warnings() -> Iterator[None]:
+    """Leaves out what libraries tell each other of names that will go: no user can mend it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def of_this_process(message: str) -> None:

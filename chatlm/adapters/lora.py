@@ -51,7 +51,8 @@ def with_adapters(base: Any, settings: LoraSettings) -> PeftModel:
         task_type="SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM",
     )
     try:
-        model = get_peft_model(base, config)
+        with log.without_future_warnings():
+            model = get_peft_model(base, config)
     except ValueError as error:
         linear = sorted(
             {name.rpartition(".")[2] for name, m in base.named_modules() if _is_linear(m)}

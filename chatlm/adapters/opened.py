@@ -100,7 +100,8 @@ def _with_adapters_of(folder: Path, base: Any) -> Any:
         )
     device = base.get_input_embeddings().weight.device
     try:
-        model = PeftModel.from_pretrained(base, str(folder), torch_device=str(device))
+        with log.without_future_warnings():
+            model = PeftModel.from_pretrained(base, str(folder), torch_device=str(device))
         odd = _odd_names(folder, model)
     except (
         *(OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError),

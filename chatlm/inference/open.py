@@ -5,7 +5,6 @@ such a model as a whole. Out: the engine that fits. An exported model is opened 
 the newest model lies is `chatlm.checkpoint.paths`'s business.
 """
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,8 +132,7 @@ def open_language_engine(
         torch.set_num_threads(threads)
     place = torch_device(device)
     reports.disable_progress_bar()
-    with log.only_warnings(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # what libraries say to each other
+    with log.only_warnings():
         opened = open_model(folder, Hold(place, torch_dtype(dtype, place)))
     return LanguageEngine(opened, name=str(folder), limits=limits)
 

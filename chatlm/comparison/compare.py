@@ -16,8 +16,8 @@ from chatlm.adapters.opened import Opened, open_model
 from chatlm.checkpoint.kinds import kind_of
 from chatlm.checkpoint.paths import resolve_model
 from chatlm.comparison import held_out, questions, scoring
-from chatlm.comparison.answers import Answer, ReferenceLoss, ask, reference_loss
-from chatlm.comparison.bar import Bar
+from chatlm.comparison.answers import Advance, Answer, ReferenceLoss, ask, reference_loss
+from chatlm.comparison.bar import counted
 from chatlm.comparison.notes import Note
 from chatlm.comparison.questions import Asking, Question
 from chatlm.comparison.result import Comparison, Probe
@@ -80,12 +80,12 @@ def compare(config: CompareConfig) -> Comparison:
     asked = questions.sample(asking, config.rows if config.data else 0)
     asking = replace(asking, questions=asked)
     usual = _general(pair.tuned, config, _room(pair.tuned, most, generation)) if pair.base else []
-    with Bar(len(asked), len(usual), has_base=bool(pair.base)) as bar:
-        ours = _hear(pair.tuned, asked, usual, generation, config, bar)
+    with counted((len(asked) + len(usual)) * (2 if pair.base else 1)) as advance:
+        ours = _hear(pair.tuned, asked, usual, generation, config, advance)
         theirs = None
         if pair.base:
             with pair.as_base() as base:
-                theirs = _hear(base, asked, usual, generation, config, bar)
+                theirs = _hear(base, asked, usual, generation, config, advance)
     rows = scoring.rows_of(asked, ours.answers, theirs and theirs.answers)
     figures = {"tuned": scoring.figures_of(ours.answers, asked, ours.loss)}
     if theirs:
@@ -195,14 +195,14 @@ def _hear(
     usual: Sequence[Question],
     generation: GenerationConfig,
     config: CompareConfig,
-    bar: Bar,
+    advance: Advance,
 ) -> Heard:
     """Returns what a model says to everything, and the loss of the references."""
-    given = ask(opened, asked, generation, config.batch_size, bar.advance)
+    given = ask(opened, asked, generation, config.batch_size, advance)
     loss = None
     if asked[0].references:
         loss = reference_loss(opened, asked, config.batch_size)
-    chat = ask(opened, usual, generation, config.batch_size, bar.advance)
+    chat = ask(opened, usual, generation, config.batch_size, advance)
     return Heard(given, loss, chat)
 
 

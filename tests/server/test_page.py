@@ -236,6 +236,7 @@ def test_key_is_asked_for_and_kept_in_this_tab_only(visit, script):
     page.get_by_role("button", name="忘掉密钥").click()
     page.keyboard.press("Escape")
     ask(page, "问", wait=False)
+    expect(page.locator("#key")).to_be_visible()  # Escape before that would close nothing
     page.locator("#key").press("Escape")
     expect(page.locator(".oops p")).to_have_text("需要密钥")
 

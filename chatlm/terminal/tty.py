@@ -6,9 +6,11 @@ session.
 
 import atexit
 import io
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TextIO
@@ -17,6 +19,8 @@ from chatlm.errors import ConfigError
 
 CTRL_C_EXIT = 130
 HANGUP_EXIT = 129
+AT_ONCE_SECONDS = 0.5
+"""Two Ctrl-C within this time are one: the second would break into what the first is ending."""
 
 
 class Interrupts:
@@ -29,11 +33,14 @@ class Interrupts:
     def __init__(self) -> None:
         self._is_allowed = False
         self._was_pressed = False
+        self._raised = -math.inf
 
     def _press(self, *_: Any) -> None:
-        if self._is_allowed:
+        if not self._is_allowed:
+            self._was_pressed = True
+        elif time.monotonic() - self._raised >= AT_ONCE_SECONDS:
+            self._raised = time.monotonic()
             raise KeyboardInterrupt
-        self._was_pressed = True
 
     def __enter__(self) -> "Interrupts":
         self._previous = signal.signal(signal.SIGINT, self._press)
@@ -45,9 +52,10 @@ class Interrupts:
     @contextmanager
     def allowed(self) -> Iterator[None]:
         """Lets Ctrl-C raise KeyboardInterrupt inside, at once if it was pressed just before."""
-        self._is_allowed = True
+        self._is_allowed, self._raised = True, -math.inf
         try:
             if self.take():
+                self._raised = time.monotonic()
                 raise KeyboardInterrupt
             yield
         finally:

@@ -18,6 +18,7 @@ from torch import Tensor
 from chatlm import untrusted
 from chatlm.adapters.forms import Asked, Form
 from chatlm.adapters.language_model import LanguageModel, divergence, flat
+from chatlm.inference.language_limits import MOST_POSITIONS, positions_of
 
 FILE = Path(__file__).with_name("probe.yaml")
 ROWS_AT_ONCE = 8
@@ -106,8 +107,7 @@ def rows_of(form: Form, most_tokens: int) -> list[tuple[list[int], list[int]]]:
 def most_positions(model: LanguageModel) -> int:
     """Returns how long a row may be: what a model with learned positions has of them."""
     config: Any = model.inner.config
-    most = getattr(config, "max_position_embeddings", None)
-    return most if isinstance(most, int) and most > 0 else 1 << 20
+    return positions_of(config.to_dict()) or MOST_POSITIONS
 
 
 def _batches(

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from chatlm import log
@@ -89,5 +88,5 @@ def _constants(model: Any) -> dict[str, Tensor]:
     return {
         name: tensor.detach().cpu().clone()
         for name, tensor in model.state_dict().items()
-        if tensor.data_ptr() not in parameters and torch.is_tensor(tensor)
+        if tensor.data_ptr() not in parameters
     }

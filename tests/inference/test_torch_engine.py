@@ -19,6 +19,7 @@ from chatlm.inference.torch_engine import TorchEngine, torch_dtype
 from tests.inference.torch_scenes import (
     Gate,
     Heard,
+    at_once,
     by_generate,
     engine_of,
     lively,
@@ -358,7 +359,7 @@ def test_an_engine_that_fails_tells_all_and_goes_on(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch_slots.Slots, "step", step)
     requests = [request(i, 6, max_new_tokens=9, min_new_tokens=9) for i in range(3)]
-    for ids, reason in together(engine, requests):
+    for ids, reason in at_once(engine, requests):
         assert (len(ids), reason) == (3, "the model failed: the device is gone")
     assert [ids for ids, _ in together(engine, requests)] == [
         by_generate(model, one) for one in requests

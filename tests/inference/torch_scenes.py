@@ -94,6 +94,16 @@ def together(engine: Engine, requests: Iterable[Request]) -> list[tuple[list[int
     return [one.answer() for one in heard]
 
 
+def at_once(engine: TorchEngine, requests: Iterable[Request]) -> list[tuple[list[int], str]]:
+    """As `together`, but all begin at the same step: the engine waits until it has them all."""
+    heard = []
+    with engine._changed:
+        for one in requests:
+            heard.append(Heard())
+            engine.start(one, heard[-1])
+    return [one.answer() for one in heard]
+
+
 def by_generate(model: T5, one: Request) -> list[int]:
     ids = torch.tensor([one.source_ids])
     return generate.generate(model, ids, torch.ones_like(ids), one.config)[0]

@@ -33,6 +33,7 @@ from rich.table import Table
 from torch import Tensor
 
 from chatlm import cli, optim
+from chatlm.adapters.base import recompute_activations
 from chatlm.adapters.language_model import LanguageModel
 from chatlm.adapters.lora import with_adapters
 from chatlm.config import ADAPTERS, LoraSettings, TrainConfig
@@ -156,11 +157,10 @@ def step_flops(settings: Settings) -> float:
 def measure(settings: Settings, model: LanguageModel, *, checkpointing: bool) -> Row:
     """Returns the figures of one side; the adapters go on from where they are."""
     inner: Any = model.inner
+    recompute_activations(inner, is_on=checkpointing)
     if checkpointing:
-        inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         inner.enable_input_require_grads()
     else:
-        inner.gradient_checkpointing_disable()
         inner.disable_input_require_grads()
     config = cli.build(TrainConfig, ADAPTERS, {"finetune": True, "base": "ChatGLM"})
     moving = dict(model.saved())

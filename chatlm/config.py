@@ -34,7 +34,7 @@ class LoraSettings:
         metadata={"help": "base=: modules with adapters, or all-linear; empty: by architecture"},
     )
     kl: float = _setting(
-        0.0, "base=: weight of KL(base || tuned) in the training loss; costs a forward pass"
+        0.0, "base=: weight of KL(base || tuned) beside the training loss; costs a forward pass"
     )
 
 

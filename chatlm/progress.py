@@ -29,6 +29,7 @@ def figures(record: Mapping[str, float]) -> str:
     """Returns the figures of a step as short text."""
     formats = {
         "loss": "loss {:.3f}",
+        "kl": "KL {:.3f}",
         "learning_rate": "lr {:.2e}",
         "tokens_per_second": "{:,.0f} tok/s",
         "grad_norm": "norm {:.2f}",
@@ -100,31 +101,42 @@ class Window:
         saved = saved or {}
         self.nats = float.fromhex(saved.get("nats", "0"))
         self.norm = float.fromhex(saved.get("norm", "0"))
+        self.kl = float.fromhex(saved["kl"]) if "kl" in saved else None
         self.target_tokens = int(saved.get("target_tokens", 0))
         self._tokens = self._steps = 0
         self._started = time.monotonic()
 
-    def add(self, nats: float, norm: float, step: Step) -> None:
-        """Adds a step: its summed loss, and the norm of its gradient before clipping."""
+    def add(self, nats: float, norm: float, step: Step, kl: float | None = None) -> None:
+        """Adds a step: its summed loss, the norm of its gradient before clipping, its summed KL.
+
+        A run has a KL in all of its steps, or in none.
+        """
         self.nats += nats
         self.norm = norm
+        self.kl = None if kl is None else (self.kl or 0.0) + kl
         self.target_tokens += step.num_target_tokens
         self._tokens += step.num_tokens
         self._steps += 1
 
     def as_state(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps, without rounding."""
-        return {
-            "nats": self.nats.hex(),
-            "norm": self.norm.hex(),
-            "target_tokens": self.target_tokens,
-        }
+        found: dict[str, Any] = {"nats": self.nats.hex(), "norm": self.norm.hex()}
+        if self.kl is not None:
+            found["kl"] = self.kl.hex()
+        return {**found, "target_tokens": self.target_tokens}
 
     def figures(self) -> dict[str, float]:
-        """Returns loss and norm as metrics.jsonl has them; nothing if all steps were skipped."""
+        """Returns loss, KL and norm as metrics.jsonl has them; nothing if all steps were skipped.
+
+        Loss and KL are nats a target token. The KL is no part of the loss, and stands there only
+        where it is minimized, too.
+        """
         if not self.target_tokens:
             return {}
-        return {"loss": self.nats / self.target_tokens, "grad_norm": self.norm}
+        found = {"loss": self.nats / self.target_tokens}
+        if self.kl is not None:
+            found["kl"] = self.kl / self.target_tokens
+        return {**found, "grad_norm": self.norm}
 
     def tokens_per_second(self) -> float:
         """Returns the speed of this process's part of the window."""

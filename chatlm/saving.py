@@ -68,8 +68,12 @@ class Checkpoints:
             )
         self.newest = 0
 
-    def save(self, state: State) -> None:
+    def save(self, state: State, *, has_best: bool = True) -> None:
         """Writes a checkpoint, or begins to.
+
+        Args:
+            state: how far the run is.
+            has_best: whether some checkpoint may be called the best.
 
         Raises:
             StorageError: this or the one before could not be written, or the run folder is gone.
@@ -87,9 +91,8 @@ class Checkpoints:
                 store.require_unchanged()
             chat = chat_limits(self._config, self._data.train)
             layout, tokenizer = self._layout, self._data.tokenizer
-            self._saver.save(
-                lambda: Snapshot(state, *take(), layout, tokenizer, chat), state.best_step
-            )
+            best = state.best_step if has_best else None
+            self._saver.save(lambda: Snapshot(state, *take(), layout, tokenizer, chat), best)
 
         self._agreement.decide(write)
         self.newest = state.step

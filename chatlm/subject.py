@@ -35,6 +35,11 @@ class Watch(Protocol):
         """Whether a run ends because of what is seen."""
         ...
 
+    @property
+    def advice(self) -> str:
+        """Returns what to try where nothing of a run is within the limit, for people."""
+        ...
+
     def look(self, model: Trainee) -> Seen:
         """Returns what there is to see. Collective."""
         ...

@@ -147,25 +147,25 @@ class Trainer:
         engine, rate = self.engine, self.course.rate(step.index)
         engine.wrapped.train()
         optim.set_rates(engine.optimizer, rate, engine.rate_scales())
-        step, losses = self._retry.gradients(step, self._loader, self._accumulate)
-        loss = engine.exchange(losses)
+        step, sums = self._retry.gradients(step, self._loader, self._accumulate)
+        sums = engine.exchange(sums)
         norm = engine.clip(self.config.clip_norm or math.inf)
         # The one time a step that a GPU is waited for.
-        nats, norm = torch.stack([loss, norm.double()]).tolist()
+        nats, kl, norm = torch.stack([*sums, norm.double()]).tolist()
         tokens = self._retry.sizes.at(step.index + 1)
         mean = nats / step.num_target_tokens
         if self._care.examine(step, mean, norm, rate, tokens) is Verdict.GOOD:
             self._checkpoints.before_update()
             engine.update()
-            self._window.add(nats, norm, step)
+            self._window.add(nats, norm, step, kl if self.config.lora.kl else None)
             self._chain = lineage.extended(self._chain, step.rows)
         else:
             engine.discard()
 
     def _accumulate(self, step: Step) -> Tensor:
-        """Computes this process's shares of the gradient; returns the summed loss of each."""
+        """Computes this process's shares of the gradient; returns summed loss and KL of each."""
         engine, device = self.engine, self.accelerator.device
-        losses = torch.zeros(len(step.shares), device=device)
+        sums = torch.zeros(len(step.shares), 2, device=device)
         # Some engines average over processes; the step's loss is a mean over all its tokens.
         scale = (self.accelerator.num_processes if engine.averages else 1) / step.num_target_tokens
         for place, share in enumerate(step.shares):
@@ -176,10 +176,10 @@ class Trainer:
                 with engine.microbatch(is_last=index == last):
                     with self.accelerator.autocast():
                         output = engine.wrapped(*batch.to(device).tensors())
-                    engine.backward(output.loss_sum * scale)
-                losses[place] += output.loss_sum.detach()
+                    engine.backward(output.objective * scale)
+                sums[place] += output.sums
             engine.end_share()
-        return losses
+        return sums
 
     def _end_step(self) -> None:
         """Logs, judges and saves where it is time to."""
@@ -193,7 +193,7 @@ class Trainer:
         # In a row of bad steps nobody knows yet whether the weights are good.
         is_time = self.step % config.save_every_steps == 0 and self._care.health.is_quiet
         if is_time or self._is_last():
-            self._checkpoints.save(self._state())
+            self._save()
 
     def _is_last(self) -> bool:
         return self._has_ended or self.step >= self.course.total_steps
@@ -227,8 +227,8 @@ class Trainer:
             self._best_step, self._best_loss = self._best_within(self._watch)
             if self._is_judged():
                 self._end_if_passed(seen, self._watch)
-            if self._has_ended and self._best_step != before:  # the limit is lower than it was
-                self._checkpoints.save(self._state())
+            if self._is_last() and self._best_step != before:  # the limit is not what it was
+                self._save()
 
     def _end_if_passed(self, seen: Seen, watch: Watch) -> None:
         """Ends the run, on all processes, if the main one has seen a limit passed."""
@@ -236,22 +236,25 @@ class Trainer:
         if not passed:
             return
         self._has_ended = True
-        self._checkpoints.wait()
         self.agreement.decide(lambda: self._tell_of_end(passed, watch))
 
     def _tell_of_end(self, passed: str, watch: Watch) -> None:
-        saved = set(saved_steps(self.run))
-        within = [line["step"] for line in self._lines_within(watch) if line["step"] in saved]
-        below = f"{self.run / step_name(within[-1])} is the newest" if within else "there is none"
-        log.info(
-            f"step {self.step}: {passed}: the run ends here; of the checkpoints below it {below}"
-        )
+        ended = f"step {self.step}: {passed}: the run ends here; "
+        if within := self._lines_within(watch):
+            newest = self.run / step_name(within[-1]["step"])
+            log.info(f"{ended}of the checkpoints below it {newest} is the newest")
+        else:
+            log.warning(
+                f"{ended}no checkpoint that was judged is below it, only the base is: go on with "
+                f"the base, or start anew with {watch.advice}"
+            )
 
     def _best_within(self, watch: Watch) -> tuple[int, float]:
-        """Returns the best step within the limit as it is set now, and its loss.
+        """Returns the best step within the limit as it is set now, and its loss; 0 if none is.
 
         Without validation pairs it is the newest one.
         """
+        self._checkpoints.wait()  # one that is being written is looked for
 
         def best() -> tuple[int, float]:
             lines = self._lines_within(watch)
@@ -263,7 +266,10 @@ class Trainer:
         return self.agreement.decide(best)
 
     def _lines_within(self, watch: Watch) -> list[dict[str, Any]]:
-        return [line for line in run_folder.metrics(self.run) if watch.is_within(line)]
+        """Returns what was seen of steps within the limit: those that are saved, and this one."""
+        there = {*saved_steps(self.run), self.step}
+        lines = run_folder.metrics(self.run)
+        return [line for line in lines if line["step"] in there and watch.is_within(line)]
 
     def _pair_losses(self, step: Step) -> list[float | None]:
         with self.engine.whole_model() as model:
@@ -273,7 +279,7 @@ class Trainer:
 
     def _stop(self, stop: StopRequest, code: int) -> None:
         if self._checkpoints.newest != self.step:
-            self._checkpoints.save(self._state())
+            self._save()
         self._checkpoints.wait()
         if code != NeighbourError.exit_code:  # without a launcher there is no time for it
             self._log.draw()
@@ -281,6 +287,10 @@ class Trainer:
         stop.exit(code)
 
     # ---- from checkpoint to checkpoint ------------------------------------------------------
+
+    def _save(self) -> None:
+        # A run that a limit has ended may have no checkpoint within it.
+        self._checkpoints.save(self._state(), has_best=self._best_step > 0 or not self._has_ended)
 
     def _state(self) -> State:
         config, data, health = self.config, self.data, self._care.health

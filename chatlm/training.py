@@ -23,7 +23,6 @@ from chatlm.config import TrainConfig
 from chatlm.dataset import prepare
 from chatlm.dataset.packing import FILLER_TOKENS
 from chatlm.dataset.prepare import Found, Prepared, Source
-from chatlm.dataset.token_store import TokenStore
 from chatlm.engines.tree_sum import choose_shares
 from chatlm.errors import ChatLMError, CheckpointError, ConfigError
 from chatlm.evaluate import t5_speech
@@ -125,7 +124,7 @@ class _Tuning:
 
         self._config, self._form = config, open_form(config.base)
         self._replay: Any = None
-        self._general: TokenStore | None = None
+        self._data: Any = None
 
     def known(self, found: Found) -> Found:
         """Returns what identifies the pairs of the run, those of a replay included."""
@@ -138,15 +137,14 @@ class _Tuning:
         """Returns what the run reads; `known` has to be called before."""
         from chatlm.adapters.data import prepare_data
 
-        data = prepare_data(self._config, source, found, self._form, self._replay)
-        self._general = data.general_valid
-        return data
+        self._data = prepare_data(self._config, source, found, self._form, self._replay)
+        return self._data
 
     def subject(self, config: TrainConfig, start: Path | None, accelerator: Accelerator) -> Subject:
         """Returns the base with adapters; `data` has to be called before."""
         from chatlm.adapters.tuning import make
 
-        return make(config, self._form, start, accelerator, self._general)
+        return make(config, self._form, start, accelerator, self._data)
 
     @staticmethod
     def checkpoint_bytes(subject: Subject) -> int:

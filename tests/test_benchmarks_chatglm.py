@@ -43,6 +43,7 @@ def found(script, capsys):
     return json.loads(printed.splitlines()[-1])
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_both_sides_have_all_figures_and_take_the_same_steps(script, found):
     assert list(found["sides"]) == ["checkpointing", "no checkpointing"]
     for row in found["sides"].values():

@@ -17,6 +17,16 @@ def forget_accelerate() -> None:
     GradientState._reset_state()
 
 
+def train_with(**settings: object) -> None:
+    """Trains with just these settings, by the door; `__` stands for a dot."""
+    forget_accelerate()
+    try:
+        given = {key.replace("__", "."): value for key, value in settings.items()}
+        assert train.main(["train", *(f"{key}={value}" for key, value in given.items())]) == 0
+    finally:
+        forget_accelerate()
+
+
 def train_tiny(out: str, **changes: object) -> Path:
     """Trains in the current folder; returns the run's folder, `out`.
 
@@ -24,9 +34,5 @@ def train_tiny(out: str, **changes: object) -> Path:
         out: where the run lies.
         changes: settings that differ from `tiny_data.SETTINGS`; `__` stands for a dot.
     """
-    forget_accelerate()
-    try:
-        assert train.main(["train", *tiny_data.argv(**{"out": out} | changes)]) == 0
-    finally:
-        forget_accelerate()
+    train_with(**tiny_data.SETTINGS | {"out": out} | changes)
     return Path.cwd() / out

@@ -5,18 +5,24 @@ safetensors are read and no code of others runs: architectures are those of tran
 ChatGLM-6B, which is ours (`chatlm.glm`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from chatlm import glm, log, untrusted
 from chatlm.checkpoint.paths import MODEL_CONFIG
 from chatlm.errors import CheckpointError, ConfigError, brief
 from chatlm.model.config import ROTARY_MODEL_TYPE
+
+ODD_CONFIG = (TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError)
+"""What the libraries raise for values in a config.json that no model can have."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +49,74 @@ def open_base(name: str, hold: Hold) -> Any:
         CheckpointError: there is no such model, or it is damaged or a pickle.
         ConfigError: it is of a kind that transformers does not know, or `quantize` cannot work.
     """
-    _refuse_rotary(Path(name) / MODEL_CONFIG)
-    glm.register()
+    kind, _ = architecture(name)
     settings: dict[str, Any] = {"dtype": hold.dtype, "use_safetensors": True}
+    settings["ignore_mismatched_sizes"] = True  # they are refused below, with their names
     if hold.quantize == "nf4":
         settings["quantization_config"] = _four_bits(hold)
         settings["device_map"] = {"": hold.device}
-    try:
-        config = AutoConfig.from_pretrained(name)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with _told(name):
         loaded: Any = kind.from_pretrained(name, output_loading_info=True, **settings)
-    except ValueError as error:
+    model, report = loaded
+    _require_whole(name, report)
+    model.requires_grad_(False)
+    if hold.checkpointing:
+        recompute_activations(model)
+    if hold.quantize == "none":
+        model = model.to(hold.device)
+    size = sum(p.numel() for p in model.parameters())
+    log.info(f"base {name}: {type(model).__name__}, {size / 1e6:.1f}M weights, {hold.dtype}")
+    return model.eval()
+
+
+def architecture(name: str) -> tuple[Any, Any]:
+    """Returns the class of transformers that opens a base, and its configuration; reads no weights.
+
+    Raises:
+        CheckpointError: there is no such model.
+        ConfigError: it is of a kind that transformers does not know.
+    """
+    _refuse_rotary(Path(name) / MODEL_CONFIG)
+    glm.register()
+    with _told(name):
+        config = AutoConfig.from_pretrained(name)
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, config
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Says in one line what the libraries raise when they open a base.
+
+    Raises:
+        CheckpointError: there is no such model, or its files are damaged.
+        ConfigError: it is of a kind that they do not know.
+    """
+    try:
+        yield
+    except (ValueError, *ODD_CONFIG) as error:
         raise ConfigError(f"base={name} cannot be opened: {brief(error)}") from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"base={name}: its weights are damaged ({brief(error)}): copy them anew"
+        ) from error
     except OSError as error:
         raise CheckpointError(
             f"base={name} cannot be opened ({brief(error)}): name a folder with config.json and "
             "safetensors, or a model of the Hub; weights that are pickles are converted once with "
             "python -m utils.import_weights"
         ) from error
-    model, report = loaded
-    _require_whole(name, report)
-    model.requires_grad_(False)
-    if hold.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if hold.quantize == "none":
-        model = model.to(hold.device)
-    size = sum(p.numel() for p in model.parameters())
-    log.info(f"base {name}: {type(model).__name__}, {size / 1e6:.1f}M weights, {hold.dtype}")
-    return model.eval()
+
+
+def recompute_activations(model: Any, *, is_on: bool = True) -> None:
+    """Has the layers compute activations again in the backward pass, or keep them after all.
+
+    What transformers calls activation checkpointing is gradient checkpointing before 5.24.
+    """
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if is_on:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{name}_checkpointing_disable")()
 
 
 def _require_whole(name: str, report: Mapping[str, Any]) -> None:
@@ -80,7 +126,7 @@ def _require_whole(name: str, report: Mapping[str, Any]) -> None:
         CheckpointError: with the names.
     """
     lacking = sorted(report.get("missing_keys", ()))
-    lacking += sorted(str(key) for key in report.get("mismatched_keys", ()))
+    lacking += sorted(str(key[0]) for key in report.get("mismatched_keys", ()))
     if lacking:
         more = ", ..." if len(lacking) > 3 else ""
         raise CheckpointError(

@@ -70,6 +70,12 @@ class TuningData(Prepared):
 
     general_valid: TokenStore | None = None
 
+    def longest(self, *, in_one_row: bool) -> int:
+        """Returns the tokens of the longest pair that is read: of both sides, or of the longer."""
+        joined = np.add if in_one_row else np.maximum
+        stores = filter(None, (self.train, self.valid, self.general_valid))
+        return max(int(joined(one.sources.lengths, one.targets.lengths).max()) for one in stores)
+
 
 def prepare_data(
     config: TrainConfig, source: Source, found: Found, form: Form, replay: Replay | None = None

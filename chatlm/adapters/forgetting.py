@@ -49,6 +49,22 @@ class Guard:
         """Whether the run ends because of what is seen."""
         return self._config.max_forgetting > 0
 
+    @property
+    def advice(self) -> str:
+        """Returns what to try where no checkpoint is within the limit, for people."""
+        config = self._config
+        replay = f"replay.share above {config.replay.share:g}"
+        found = [
+            f"learning_rate below {config.learning_rate:g}",
+            replay if config.replay.data else "general pairs (replay.data=)",
+            f"lora.kl above {config.lora.kl:g}",
+        ]
+        if config.eval_every_steps > 1:
+            found.append(
+                f"eval_every_steps (with save_every_steps) below {config.eval_every_steps}"
+            )
+        return f"{', '.join(found[:-1])} or {found[-1]}"
+
     def look(self, model: Trainee) -> Seen:
         """Returns how far the model has drifted from its base. Collective."""
         assert isinstance(model, LanguageModel)

@@ -21,7 +21,7 @@ import tokenizers
 from chatlm.checkpoint.kinds import base_of, kind_of
 from chatlm.checkpoint.paths import MODEL_CONFIG, is_adapter
 from chatlm.corpus.conversation import Turn, prompt_for
-from chatlm.errors import ChatLMError, CheckpointError
+from chatlm.errors import ChatLMError, CheckpointError, brief
 from chatlm.glm import prompts as chatglm
 from chatlm.tokenizer import DECIDING, is_ours
 
@@ -65,7 +65,7 @@ class Form:
             is_own: Whether it is that of a checkpoint of ours.
 
         Raises:
-            CheckpointError: Nothing ends its answers.
+            CheckpointError: Nothing ends its answers, or its template cannot be used.
         """
         self.tokenizer = tokenizer
         self._chatglm = type(tokenizer).__name__ == "ChatGLMTokenizer"
@@ -108,6 +108,9 @@ class Form:
 
         None where a text holds the name of a special token, and the template does not show where
         that text ends.
+
+        Raises:
+            CheckpointError: The template refuses one of them.
         """
         if self.name != "template":
             return self._own_form(asked)
@@ -198,9 +201,23 @@ class Form:
     def _render(self, asked: Asked) -> str:
         if asked.is_whole:
             return asked.question
-        return self.tokenizer.apply_chat_template(
-            _messages(asked), tokenize=False, add_generation_prompt=True
-        )
+        return self._templated(_messages(asked), add_generation_prompt=True)
+
+    def _templated(self, messages: list[dict[str, str]], **settings: Any) -> str:
+        """Returns a conversation as the template writes it.
+
+        Raises:
+            CheckpointError: The template is damaged, or refuses the conversation.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **settings)
+        except (TemplateError, TypeError) as error:
+            raise CheckpointError(
+                f"the tokenizer's chat template cannot write a conversation of {len(messages)} "
+                f"messages ({brief(error)}): mend it, or leave chat_template out for the plain form"
+            ) from error
 
     def _by_parts(self, asked: Asked) -> list[int] | None:
         """Encodes the template's text and the user's apart; None if they cannot be told apart."""
@@ -227,7 +244,7 @@ class Form:
         if self.name == "template":
             sign = "\ue000"
             messages = [*_messages(Asked("a")), {"role": "assistant", "content": sign}]
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            text = self._templated(messages)
             special = set(self.tokenizer.all_special_ids)
             special |= set(self.tokenizer.added_tokens_decoder)
             ids = self._encode([text.rpartition(sign)[2]], is_text=False)[0]

@@ -4,9 +4,8 @@ In: a causal or an encoder-decoder model, with or without adapters. A pair of so
 one row for a causal model, source then target; padding is on the right, where a causal model does
 not look, so that it needs no mask. A batch whose pairs differ much in length is computed as several
 of like ones, or most of it would be padding. The output head, the largest part of a small model's
-step, is asked for the places only from which a target token is predicted. With a weight for it the
-loss of a training has the distance to the base as well, which is the same model without its
-adapters.
+step, is asked for the places only from which a target token is predicted. With a weight for it a
+training gets the distance to the base as well, which is the same model without its adapters.
 
 Shapes: P pairs, M source tokens, N target tokens, L the longest row, V vocabulary.
 """
@@ -51,7 +50,7 @@ class LanguageModel(Trainee):
         Args:
             inner: on its device, or not yet.
             pad_id: fills rows up.
-            kl: how much the distance to the base counts in the loss while it trains.
+            kl: how much the distance to the base counts beside the loss while it trains.
         """
         super().__init__()
         self.inner = inner
@@ -64,13 +63,18 @@ class LanguageModel(Trainee):
         self.start_id = pad_id if self.is_causal else config.decoder_start_token_id
         head = _head(inner)
         self.vocab_size = head.weight.shape[0]
+        self._moving = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
         self.has_dropout = any(
             isinstance(module, nn.Dropout) and module.p > 0 for module in inner.modules()
         )
 
     def saved(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yields what moves: the adapters, if there are any."""
-        yield from ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+        """Yields what moves: the adapters, if there are any; at any moment the same.
+
+        A checkpoint is taken by a thread of its own, perhaps while the model is its base, and peft
+        marks adapters that are switched off as ones that do not move.
+        """
+        yield from ((name, p) for name, p in self.named_parameters() if name in self._moving)
 
     @property
     def device(self) -> torch.device:
@@ -96,25 +100,33 @@ class LanguageModel(Trainee):
         source_offsets: Int[Tensor, " P_and_1"],
         target_offsets: Int[Tensor, " P_and_1"],
     ) -> LossOutput:
-        """Return the summed loss of predicting `labels`; ignored labels are never scored."""
+        """Return the summed loss of predicting `labels`; ignored labels are never scored.
+
+        In training, with a weight for it, the summed KL to the base, too.
+        """
         num_tokens = (labels != IGNORE_INDEX).sum()
         if not num_tokens:
             return LossOutput(self._nothing(), num_tokens)
         source_lengths = source_offsets.diff().tolist()
         target_lengths = target_offsets.diff().tolist()
         sources, targets = input_ids.split(source_lengths), labels.split(target_lengths)
-        loss_sum = torch.zeros((), device=labels.device)
+        sums = torch.zeros(2, device=labels.device)
         whole = [
             source + target for source, target in zip(source_lengths, target_lengths, strict=True)
         ]
         for rows in alike(whole):
-            loss_sum = loss_sum + self._loss_of(
+            sums = sums + self._sums_of(
                 torch.cat([sources[row] for row in rows]),
                 torch.cat([targets[row] for row in rows]),
                 _offsets([source_lengths[row] for row in rows], labels.device),
                 _offsets([target_lengths[row] for row in rows], labels.device),
             )
-        return LossOutput(loss_sum, num_tokens)
+        loss_sum, kl_sum = sums
+        has_kl = self._wants_kl()
+        return LossOutput(loss_sum, num_tokens, kl_sum if has_kl else None, self._kl)
+
+    def _wants_kl(self) -> bool:
+        return self._kl > 0 and self.training
 
     def _nothing(self) -> Float[Tensor, ""]:
         """Returns a loss of 0 that gives all that moves a gradient of 0.
@@ -124,21 +136,20 @@ class LanguageModel(Trainee):
         zero = torch.zeros((), device=self.device)
         return sum((0.0 * p.sum() for _, p in self.saved()), zero)
 
-    def _loss_of(
+    def _sums_of(
         self, sources: Tensor, labels: Tensor, source_offsets: Tensor, target_offsets: Tensor
-    ) -> Tensor:
-        """Returns the summed loss of pairs that are computed together."""
+    ) -> Float[Tensor, "2"]:
+        """Returns the summed loss of pairs that are computed together, and their summed KL."""
         is_learned = labels != IGNORE_INDEX
         given = labels.masked_fill(~is_learned, self.pad_id)
         base = None
-        if self._kl and self.training:
+        if self._wants_kl():
             with self.as_base():
                 base = self.logits(sources, given, source_offsets, target_offsets)
         logits = self.logits(sources, given, source_offsets, target_offsets)
         loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
-        if base is not None:
-            loss = loss + self._kl * divergence(base, logits)[is_learned].sum()
-        return loss
+        kl = torch.zeros_like(loss) if base is None else divergence(base, logits)[is_learned].sum()
+        return torch.stack([loss, kl])
 
     def logits(
         self,

@@ -43,6 +43,7 @@ def with_adapters(base: Any, settings: LoraSettings) -> PeftModel:
         ConfigError: the base has no modules of the names given.
     """
     where = targets(settings, base.config.model_type)
+    shown = where if isinstance(where, str) else ",".join(where)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha or 2 * settings.rank,
@@ -58,7 +59,7 @@ def with_adapters(base: Any, settings: LoraSettings) -> PeftModel:
             {name.rpartition(".")[2] for name, m in base.named_modules() if _is_linear(m)}
         )
         raise ConfigError(
-            f"lora.targets={','.join(where)} are no modules of this model: expected some of "
+            f"lora.targets={shown} are no modules of this model: expected some of "
             f"{', '.join(linear)}, or {EVERYWHERE}"
         ) from error
     for parameter in model.parameters():
@@ -67,7 +68,7 @@ def with_adapters(base: Any, settings: LoraSettings) -> PeftModel:
     moving = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     log.info(
-        f"LoRA of rank {settings.rank} on {where if isinstance(where, str) else ', '.join(where)}: "
+        f"LoRA of rank {settings.rank} on {shown}: "
         f"{moving:,} of {total:,} weights move ({moving / total:.2%})"
     )
     return model
@@ -104,6 +105,7 @@ class AdapterLayout:
 
     def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the adapters under peft's names, contiguous, on the CPU."""
+        assert weights.keys() == set(self._names.values()), "a checkpoint of some adapters only"
         return {
             self._file_name(name): tensor.detach().cpu().contiguous()
             for name, tensor in weights.items()

@@ -65,8 +65,10 @@ def open_model(folder: Path, hold: Hold) -> Opened:
         form = open_form(str(folder))
         return _opened(open_base(str(folder), hold), form, str(folder), has_adapters=False)
     name = base_of(folder)
+    is_own = tokenizer_of(folder) == str(folder)
+    form = open_form(str(folder)) if is_own else None
     try:
-        form = open_form(tokenizer_of(folder))
+        form = form or open_form(name)
         base = open_base(name, replace(hold, checkpointing=False))
     except CheckpointError as error:
         if Path(name).is_dir():

@@ -37,11 +37,13 @@ class ProbePair:
 class Drift:
     """How far a tuned model is from its base, over the tokens of the probe's answers.
 
+    The ends of answers are tokens, too.
+
     Attributes:
         nats_tuned: mean loss of the tuned model, in nats a token.
         nats_base: that of the base.
         kl: mean KL(base || tuned), in nats a token.
-        num_tokens: how many were scored, the ends of answers included.
+        num_tokens: how many were scored.
     """
 
     nats_tuned: float
@@ -66,29 +68,48 @@ def pairs() -> list[ProbePair]:
 
 
 @torch.no_grad()
-def measure(model: LanguageModel, form: Form) -> Drift:
-    """Returns how far a model has drifted; a model without adapters is its own base.
+def measure(model: LanguageModel, form: Form, base: LanguageModel | None = None) -> Drift:
+    """Returns how far a model has drifted.
 
     Args:
         model: on its device; a caller who wants autocast puts it around.
         form: how it is asked.
+        base: from what, in eval mode; None: from itself without adapters, if it has any. Ids that
+            only one of the two has a place for have no part in the KL.
     """
     was_training = model.training
     model.eval()  # dropout would give other figures each time
     sums = torch.zeros(3, dtype=torch.float64)
     num_tokens = 0
-    for batch in _batches(rows_of(form, most_positions(model))):
+    most = min(most_positions(one) for one in (model, base) if one)
+    for batch in _batches(rows_of(form, most)):
         arguments = flat(batch, model.device)
         labels = arguments[1]
         tuned = model.logits(*arguments)
-        with model.as_base():
-            base = model.logits(*arguments) if model.has_adapters else tuned
-        found = [_nats(tuned, labels), _nats(base, labels), divergence(base, tuned)]
+        before = _before(model, base, arguments, tuned)
+        common = min(before.shape[1], tuned.shape[1])
+        kl = divergence(before[:, :common], tuned[:, :common])
+        found = [_nats(tuned, labels), _nats(before, labels), kl]
         sums += torch.stack([one.double().sum() for one in found]).cpu()
         num_tokens += len(labels)
     model.train(was_training)
     nats_tuned, nats_base, kl = (sums / max(1, num_tokens)).tolist()
     return Drift(nats_tuned, nats_base, kl, num_tokens)
+
+
+def _before(
+    model: LanguageModel,
+    base: LanguageModel | None,
+    arguments: tuple[Tensor, Tensor, Tensor, Tensor],
+    tuned: Tensor,
+) -> Tensor:
+    """Returns the logits of the base; those of a model without adapters that has none are its."""
+    if base is not None:
+        return base.logits(*arguments)
+    if not model.has_adapters:
+        return tuned
+    with model.as_base():
+        return model.logits(*arguments)
 
 
 def rows_of(form: Form, most_tokens: int) -> list[tuple[list[int], list[int]]]:

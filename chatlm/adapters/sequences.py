@@ -182,7 +182,7 @@ def _write_rows(
             prompts = form.prompt_ids([asked for asked, _ in batch])
             answers = form.answer_ids([answer for _, answer in batch])
             for (asked, text), prompt, answer in zip(batch, prompts, answers, strict=True):
-                fitted = _fit(prompt, answer, form.end_ids, limits)
+                fitted = fit(prompt, answer, form.end_ids, limits)
                 if isinstance(fitted, str):
                     counts.dropped[fitted] += 1
                     continue
@@ -235,7 +235,7 @@ def _asked(read: Read, counts: Counts) -> Iterator[tuple[Asked, str]]:
                 yield one
 
 
-def _fit(
+def fit(
     prompt: Sequence[int] | None, answer: Sequence[int], end: Sequence[int], limits: Limits
 ) -> Sequence[int] | str:
     """Returns the answer's ids as they are learnt, or the reason why the row is left out."""

@@ -1,15 +1,19 @@
 """How a model of others answers while it is judged.
 
 In: sources as ids, `GenerationConfig`. Out: the ids of the answers, by transformers' `generate`,
-rows of unequal length padded on the left.
+rows of unequal length padded on the left. What ends an answer, and what is never said, is the
+form's, as in a chat.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from chatlm.adapters.forms import Form
 from chatlm.adapters.language_model import LanguageModel
 from chatlm.generation_config import GenerationConfig
+from chatlm.inference.language_limits import positions_of
 
 NEUTRAL: dict[str, Any] = {
     "do_sample": False,
@@ -32,18 +36,31 @@ NEUTRAL: dict[str, Any] = {
     "prompt_lookup_num_tokens": None,
     "renormalize_logits": False,
     "return_dict_in_generate": False,
+    "stop_strings": None,
+    "max_time": None,
+    "exponential_decay_length_penalty": None,
+    "watermarking_config": None,
+    "token_healing": False,
+    "force_words_ids": None,
+    "dola_layers": None,
 }
 """How a folder's generation_config.json may want answers to be chosen: our settings say that here.
 What it says of the tokens themselves, such as one that each answer begins with, stays."""
 
 
 def answer(
-    model: LanguageModel, sources: list[list[int]], config: GenerationConfig, eos_ids: list[int]
+    model: LanguageModel, sources: list[list[int]], config: GenerationConfig, form: Form
 ) -> list[list[int]]:
-    """Returns one answer a source, up to and without the token that ended it."""
+    """Returns one answer a source, up to and without the token that ended it.
+
+    A causal model that has no positions for so long a one ends where they end.
+    """
     inner: Any = model.inner
-    device = inner.get_input_embeddings().weight.device
+    device = model.device
     longest = max(map(len, sources))
+    positions = positions_of(inner.config.to_dict()) if model.is_causal else None
+    if positions:
+        config = replace(config, **_fitted(config, max(1, positions - longest)))
     left = model.is_causal
     rows = [_padded(ids, longest, model.pad_id, left=left) for ids in sources]
     seen = [_padded([1] * len(ids), longest, 0, left=left) for ids in sources]
@@ -52,11 +69,17 @@ def answer(
             input_ids=torch.tensor(rows, device=device),
             attention_mask=torch.tensor(seen, device=device),
             pad_token_id=model.pad_id,
-            eos_token_id=eos_ids,
+            eos_token_id=form.stop_ids,
+            **({"suppress_tokens": form.never_ids} if form.never_ids else {}),
             **_as_theirs(config),
         )
     start = longest if model.is_causal else 1
-    return [_until(row[start:], eos_ids) for row in found.tolist()]
+    return [_until(row[start:], form.stop_ids) for row in found.tolist()]
+
+
+def _fitted(config: GenerationConfig, room: int) -> dict[str, int]:
+    names = ("max_new_tokens", "min_new_tokens")
+    return {name: min(getattr(config, name), room) for name in names}
 
 
 def _padded(row: list[int], width: int, fill: int, *, left: bool) -> list[int]:

@@ -66,8 +66,9 @@ class WholeLayout:
         path = folder / WEIGHTS_FILE
         what = expected(folder, path.name) if (folder / MANIFEST).is_file() else None
         found = tensors.read(path, what)
-        if found.keys() != self._names.keys() | self._constants.keys():
-            different = ", ".join(sorted(found.keys() ^ self._names.keys())[:3])
+        wanted = self._names.keys() | self._constants.keys()
+        if found.keys() != wanted:
+            different = ", ".join(sorted(found.keys() ^ wanted)[:3])
             raise CheckpointError(
                 f"{path} holds the weights of another model ({different}, ...): go on with the "
                 "same base="

@@ -17,6 +17,8 @@ MANIFEST = "MANIFEST.json"
 CT2_FILES = ("ct2.json", "shared_vocabulary.json")
 """Lie in a folder that `utils.export_model format=ct2` wrote."""
 BEST = "best"
+NONE_IS_GOOD = "none"
+"""Stands in `best` where each checkpoint that was judged is beyond a limit of its run."""
 HOW_TO_MAKE = "train one with: python train.py train"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 HOW_TO_CONVERT = (
@@ -53,7 +55,8 @@ def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path
         out_root: where runs are looked for.
 
     Raises:
-        CheckpointError: there is nothing to open; the message names the command that makes one.
+        CheckpointError: there is nothing to open; the message names the command that makes one. Or
+            no checkpoint of the run is a good one, and it has to be named itself.
     """
     if path is None:
         return _newest_run(Path(out_root))
@@ -78,7 +81,7 @@ def resolve_model(path: str | Path | None, out_root: str | Path = "out") -> Path
             f"{folder} is neither a checkpoint (config.json with model.safetensors) nor a run with "
             f"a finished checkpoint (step_*/{MANIFEST}); {HOW_TO_MAKE}"
         )
-    return found
+    return _good(folder, found)
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -103,15 +106,35 @@ def pickles(folder: Path) -> list[str]:
 
 def _of_run(run: Path) -> Path | None:
     """Returns the best, else the newest whole checkpoint of a run, or None."""
-    pointer = run / BEST
-    if pointer.is_file():
-        with pointer.open("rb") as file:
-            name = file.read(_LONGEST_POINTER).decode("utf-8", "replace").strip()
-        # Only the name of a step is taken, so that it cannot lead out of the run.
-        if _STEP.fullmatch(name) and _is_model(run / name):
-            return run / name
+    name = _called_best(run)
+    # Only the name of a step is taken, so that it cannot lead out of the run.
+    if _STEP.fullmatch(name) and _is_model(run / name):
+        return run / name
     whole = [run / step_name(step) for step in whole_steps(run)]
     return next((folder for folder in reversed(whole) if _is_model(folder)), None)
+
+
+def _called_best(run: Path) -> str:
+    """Returns what stands in the file `best`, "" where there is none."""
+    pointer = run / BEST
+    if not pointer.is_file():
+        return ""
+    with pointer.open("rb") as file:
+        return file.read(_LONGEST_POINTER).decode("utf-8", "replace").strip()
+
+
+def _good(run: Path, found: Path) -> Path:
+    """Returns the checkpoint that was found in a run.
+
+    Raises:
+        CheckpointError: the run says that none is a good one.
+    """
+    if _called_best(run) == NONE_IS_GOOD:
+        raise CheckpointError(
+            f"{run}: no checkpoint that was judged is within max_forgetting=, so none is opened "
+            f"for the run: use the base, tune it anew, or name a checkpoint ({found})"
+        )
+    return found
 
 
 def _is_model(folder: Path) -> bool:
@@ -139,4 +162,4 @@ def _newest_run(out_root: Path) -> Path:
             f"there is no trained model under {out_root}/: {HOW_TO_MAKE}, "
             "or name a folder with model="
         )
-    return found
+    return _good(runs[-1], found)

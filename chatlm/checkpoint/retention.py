@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from chatlm.checkpoint import manifest, storage
-from chatlm.checkpoint.paths import BEST, saved_steps, step_name
+from chatlm.checkpoint.paths import BEST, NONE_IS_GOOD, saved_steps, step_name
 
 FEWEST = 2
 """Whole checkpoints that always stay: one may turn out to be damaged."""
@@ -21,7 +21,7 @@ MOST_SICK = 3
 _SICK = re.compile(rf"{re.escape(SICK)}step_([0-9]+)(?:-([0-9]+))?")
 
 
-def prune(run: Path, keep: int, best_step: int) -> None:
+def prune(run: Path, keep: int, best_step: int | None) -> None:
     """Deletes all but the `keep` newest checkpoints and the best one, and never leaves just one.
 
     Those that are seen to be damaged without reading them neither count nor go.
@@ -87,9 +87,9 @@ def _delete(folder: Path) -> None:
         shutil.rmtree(gone)
 
 
-def point_to_best(run: Path, step: int) -> None:
-    """Names the best checkpoint in the file `best`, which chat reads."""
-    text = step_name(step) + "\n"
+def point_to_best(run: Path, step: int | None) -> None:
+    """Names the best checkpoint in the file `best`, which chat reads, or says that none is good."""
+    text = (NONE_IS_GOOD if step is None else step_name(step)) + "\n"
     part = run / f".tmp-{BEST}"
     with storage.guarded(run / BEST, len(text)):
         part.write_text(text)

@@ -92,14 +92,14 @@ class Saver:
         assert self._thread is None, "wait() first: a save is reading this memory"
         return self._memory if self._background else {}
 
-    def save(self, take: Callable[[], Snapshot], best_step: int) -> None:
+    def save(self, take: Callable[[], Snapshot], best_step: int | None) -> None:
         """Writes a checkpoint, after the one before is done with, and points to the best one.
 
         Args:
             take: takes the snapshot. In the background it is called there, and `wait_until_taken`
                 has to be called before anything that the snapshot copies is changed.
             best_step: the step with the lowest loss; where none was saved then, the newest one is
-                called the best.
+                called the best. None: none is good, and none is called so.
 
         Raises:
             StorageError: this one, or in the background the one before, could not be written;
@@ -143,7 +143,7 @@ class Saver:
         finally:
             self._memory.clear()
 
-    def _write_beside(self, take: Callable[[], Snapshot], best_step: int) -> None:
+    def _write_beside(self, take: Callable[[], Snapshot], best_step: int | None) -> None:
         try:
             snapshot = take()
             self._taken.set()
@@ -154,7 +154,7 @@ class Saver:
         finally:
             self._taken.set()
 
-    def _write(self, snapshot: Snapshot, best_step: int) -> None:
+    def _write(self, snapshot: Snapshot, best_step: int | None) -> None:
         step = snapshot.state.step
         folder = self._run / step_name(step)
         part = self._run / f".tmp-{step_name(step)}-{getpid()}"
@@ -169,7 +169,8 @@ class Saver:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        best = best_step if best_step in saved_steps(self._run) else step
+        is_known = best_step is None or best_step in saved_steps(self._run)
+        best = best_step if is_known else step
         retention.point_to_best(self._run, best)
         retention.prune(self._run, self._keep, best)
 

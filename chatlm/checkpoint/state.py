@@ -136,7 +136,7 @@ def _fits(name: str, value: Any) -> bool:
 
 def _is_sum(name: str, value: Any) -> bool:
     """Tells whether a window can have such a sum: a count, or a float as hex."""
-    is_count = type(value) is int and name not in ("nats", "norm")
+    is_count = type(value) is int and name not in ("nats", "norm", "kl")
     return is_count or (_is_hex(value) and name != "target_tokens")
 
 

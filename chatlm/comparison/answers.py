@@ -38,7 +38,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class ReferenceLoss:
-    """How likely the first references are: mean nats a token (the end of an answer is one)."""
+    """How likely the references are: nats a token, bits a character, over all of them together.
+
+    Each token of each reference counts alike, the end of an answer too, as each pair does in the
+    validation loss of a training. The nearest reference alone would flatter a model, the more the
+    more references there are; the first one alone would be whichever the alphabet puts there.
+    """
 
     nats_per_token: float
     bits_per_char: float
@@ -68,7 +73,7 @@ def ask(
         torch.manual_seed(config.seed or 0)
     for start in range(0, len(order), at_once):
         rows = order[start : start + at_once]
-        batch = speech.answer(opened.model, [prompts[row] for row in rows], config, form.stop_ids)
+        batch = speech.answer(opened.model, [prompts[row] for row in rows], config, form)
         for row, ids in zip(rows, batch, strict=True):
             is_cut = len(ids) >= config.max_new_tokens
             text = form.decode(ids)
@@ -80,14 +85,14 @@ def ask(
 
 @torch.inference_mode()
 def reference_loss(opened: Opened, questions: Sequence[Question], at_once: int) -> ReferenceLoss:
-    """Returns the loss of the first reference of each question.
+    """Returns the loss of all references of all questions.
 
     Args:
         opened: the model; its adapters as they are switched now.
         questions: with references.
         at_once: rows in a batch.
     """
-    pairs = [(question.prompt_ids, question.target_ids) for question in questions]
+    pairs = [(one.prompt_ids, target) for one in questions for target in one.targets]
     order = sorted(
         range(len(pairs)), key=lambda row: (len(pairs[row][0] + pairs[row][1]), pairs[row])
     )
@@ -97,6 +102,6 @@ def reference_loss(opened: Opened, questions: Sequence[Question], at_once: int) 
         batch = flat([pairs[row] for row in rows], opened.model.device)
         nats.append(float(opened.model(*batch).loss_sum))
     num_tokens = sum(len(target) for _, target in pairs)
-    num_chars = sum(len(question.references[0]) for question in questions)
+    num_chars = sum(len(text) for question in questions for text in question.references)
     total = math.fsum(nats)
     return ReferenceLoss(total / num_tokens, total / math.log(2) / max(1, num_chars), num_tokens)

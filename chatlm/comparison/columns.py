@@ -118,9 +118,9 @@ def contest_zh(contest: Contest) -> str:
 
 def probe_zh(probe: Probe) -> str:
     """Returns what was forgotten, in Chinese."""
-    kl = "" if probe.kl is None else f"，KL {probe.kl:.3f}"
     text = (
-        f"{signed(probe.forgetting, '.3f')} nat/token{kl}（日常问答的 {probe.num_tokens} 个 token）"
+        f"{signed(probe.forgetting, '.3f')} nat/token，KL {probe.kl:.3f}"
+        f"（日常问答的 {probe.num_tokens} 个 token）"
     )
     return f"{text}；{alike_zh(probe)}" if probe.rows else text
 

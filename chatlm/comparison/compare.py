@@ -12,6 +12,7 @@ from pathlib import Path
 from chatlm.adapters import probe as general
 from chatlm.adapters.base import Hold
 from chatlm.adapters.forms import Asked
+from chatlm.adapters.language_model import LanguageModel
 from chatlm.adapters.opened import Opened, open_model
 from chatlm.checkpoint.kinds import kind_of
 from chatlm.checkpoint.paths import resolve_model
@@ -47,6 +48,11 @@ class Pair:
     other: Opened | None
     base: str
 
+    @property
+    def models(self) -> list[LanguageModel]:
+        """Returns the models that are held: one where the base is the tuned one."""
+        return [one.model for one in (self.tuned, self.other) if one]
+
     @contextmanager
     def as_base(self) -> Iterator[Opened]:
         """Gives the base."""
@@ -74,12 +80,13 @@ def compare(config: CompareConfig) -> Comparison:
     """
     folder = resolve_model(config.model or None)
     pair = open_pair(folder, config)
-    most = general.most_positions(pair.tuned.model)
+    most = min(map(general.most_positions, pair.models))
     generation = _generation(config, most)
-    asking, notes = _asking(folder, config, pair.tuned, _room(pair.tuned, most, generation))
+    fits = _room(pair, most, generation)
+    asking, notes = _asking(folder, config, pair.tuned, fits)
     asked = questions.sample(asking, config.rows if config.data else 0)
     asking = replace(asking, questions=asked)
-    usual = _general(pair.tuned, config, _room(pair.tuned, most, generation)) if pair.base else []
+    usual = _general(pair.tuned, config, fits) if pair.base else []
     with counted((len(asked) + len(usual)) * (2 if pair.base else 1)) as advance:
         ours = _hear(pair.tuned, asked, usual, generation, config, advance)
         theirs = None
@@ -148,12 +155,13 @@ def _generation(config: CompareConfig, most: int) -> GenerationConfig:
     return generation
 
 
-def _room(opened: Opened, most: int, generation: GenerationConfig) -> questions.Fits:
-    """Returns whether a question has room, with an answer of full length and with its reference."""
+def _room(pair: Pair, most: int, generation: GenerationConfig) -> questions.Fits:
+    """Returns whether both have room for a question, with a full answer and with its references."""
+    is_one_row = any(model.is_causal for model in pair.models)
 
     def fits(question: Question) -> bool:
-        answer = max(generation.max_new_tokens, len(question.target_ids))
-        if opened.model.is_causal:
+        answer = max(generation.max_new_tokens, *map(len, question.targets), 0)
+        if is_one_row:
             return len(question.prompt_ids) + answer <= most
         return max(len(question.prompt_ids), answer) <= most
 
@@ -207,10 +215,7 @@ def _hear(
 
 
 def _probe(pair: Pair, usual: Sequence[Question], ours: Heard, theirs: Heard) -> Probe:
-    drift = general.measure(pair.tuned.model, pair.tuned.form)
-    nats_base, kl = drift.nats_base, drift.kl
-    if pair.other:  # two models apart: what is known of each
-        nats_base, kl = general.measure(pair.other.model, pair.other.form).nats_tuned, None
+    drift = general.measure(pair.tuned.model, pair.tuned.form, pair.other and pair.other.model)
     rows = scoring.probe_rows(
         [question.text for question in usual],
         [question.references[0] for question in usual],
@@ -218,10 +223,7 @@ def _probe(pair: Pair, usual: Sequence[Question], ours: Heard, theirs: Heard) ->
         theirs.general,
     )
     return Probe(
-        drift.nats_tuned,
-        nats_base,
-        kl,
-        drift.num_tokens,
+        **vars(drift),
         alike=sum(row.alike for row in rows) / len(rows) if rows else None,
         same=sum(row.tuned == row.base for row in rows) / len(rows) if rows else None,
         rows=rows,

@@ -2,7 +2,8 @@
 
 In: the folder of the model, and what shall be asked. Out: a `Rule`. A tuning on a token folder
 keeps the prompts of `chatlm.adapters.data.is_held_out` for the validation. A tuning on pairs splits
-them otherwise; there a question counts as held out if it is not among the training pairs.
+them otherwise; there a question counts as held out if it is not among the training pairs. General
+pairs of a replay were trained on, too: a file of theirs is judged by their own split.
 """
 
 from collections.abc import Callable
@@ -55,9 +56,18 @@ def rule_of(model: Path, data: Path) -> Rule:
     settings = settings_of(model)
     if "data" not in settings:
         return Rule(_by_prompt, (UNKNOWN,))
-    trained = str(settings["data"])
+    rule = _rule_for(str(settings["data"]), data, finetune=bool(settings.get("finetune")))
+    replayed = str(settings.get("replay.data") or "")
+    if rule.notes and replayed:
+        of_replay = _rule_for(replayed, data, finetune=True)
+        return rule if of_replay.notes else of_replay
+    return rule
+
+
+def _rule_for(trained: str, data: Path, *, finetune: bool) -> Rule:
+    """Returns the rule of one of the sources that a run was trained on."""
     try:
-        source = prepare.locate(trained, finetune=bool(settings.get("finetune")))
+        source = prepare.locate(trained, finetune=finetune)
     except DataError:
         return Rule(_by_prompt, (_gone(trained, data),))
     if source.kind == "sequences":

@@ -114,10 +114,9 @@ def _interval(contest: Contest) -> str:
 def _forgetting(probe: Probe) -> Iterator[str]:
     kind = "open" if abs(probe.forgetting) < NOTABLE else "worse"
     kind = "better" if probe.forgetting <= -NOTABLE else kind
-    kl = "" if probe.kl is None else f"，KL {probe.kl:.3f}"
     yield f'<section class="card {kind}">\n{_heading("遗忘", "forgetting")}'
     yield f'<p class="big">{columns.signed(probe.forgetting, ".3f")}'
-    yield f"<small>nat/token{kl}</small></p>\n"
+    yield f"<small>nat/token，KL {probe.kl:.3f}</small></p>\n"
     yield (
         f"<p>日常问答的 {probe.num_tokens} 个 token：底座 {probe.nats_base:.3f}，微调后 "
         f"{probe.nats_tuned:.3f} nat/token</p>\n"
@@ -229,9 +228,14 @@ def _footer(comparison: Comparison) -> Iterator[str]:
     yield (
         "<p>chrF、BLEU-4：sacrebleu（有汉字的行按字切，其余按 13a 切）；ROUGE-L：按字和词；"
         "表中的 chrF 和 BLEU 是所有行合起来算的，胜负按每行的 chrF，相差 1 以上才算。"
+        "一个问题有几个参考答案时：chrF、BLEU、ROUGE-L 和它们一起比，损失和比特数把每个参考答案的"
+        "每个 token（连同结尾）同样计入，和训练时的验证损失一样。"
         "重复：结尾循环，或三成以上的 4 元组出现过。</p>\n"
         '<p lang="en">chrF and BLEU-4 by sacrebleu (rows with Han characters cut by character, '
         "others by 13a); ROUGE-L of characters and words. The table counts all rows together; wins "
-        "are row by row, by more than 1 point of chrF. Repetitive: ends in a loop, or repeats "
+        "are row by row, by more than 1 point of chrF. Where a question has several references, "
+        "chrF, BLEU and ROUGE-L are against all of them; loss and bits count each token of each "
+        "reference alike, ends included, as the validation loss of a training does. Repetitive: "
+        "ends in a loop, or repeats "
         "over 30 % of its 4-grams.</p>\n</footer>\n"
     )

@@ -6,6 +6,7 @@ prompts alone: the order of the file does not matter, and a prompt that stands t
 once, with all its answers as references.
 """
 
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -51,13 +52,13 @@ class Question:
         text: for people, with earlier turns before it.
         prompt_ids: what a model reads.
         references: the answers in the data, in a fixed order; none for a plain question.
-        target_ids: the first of them as it is learnt, with the end of an answer.
+        targets: the ids of each of them as it is learnt, with the end of an answer.
     """
 
     text: str
     prompt_ids: list[int]
     references: list[str] = field(default_factory=list)
-    target_ids: list[int] = field(default_factory=list)
+    targets: list[list[int]] = field(default_factory=list)
 
     @property
     def digest(self) -> bytes:
@@ -177,13 +178,12 @@ def _reasons(counts: Counter[str]) -> str:
 
 
 def _add(known: Question, other: Question) -> None:
-    """Adds the reference of the same prompt; the first in alphabetical order is the one learnt."""
+    """Adds the reference of the same prompt, if it is another one, in alphabetical order."""
     text = other.references[0]
-    if text in known.references:
-        return
-    if text < known.references[0]:
-        known.target_ids = other.target_ids
-    known.references = sorted([*known.references, text])
+    if text not in known.references:
+        place = bisect(known.references, text)
+        known.references.insert(place, text)
+        known.targets.insert(place, other.targets[0])
 
 
 def _stored(folder: Path, form: Form, counts: Counter[str]) -> Iterator[tuple[Asked, Question]]:
@@ -193,7 +193,7 @@ def _stored(folder: Path, form: Form, counts: Counter[str]) -> Iterator[tuple[As
         prompt, target = store.sources[row].tolist(), store.targets[row].tolist()
         if is_held_out(prompt):  # only these have to become texts again
             text, reference = form.decode(prompt).strip(), form.decode(target)
-            yield Asked(text, is_whole=True), Question(text, prompt, [reference], target)
+            yield Asked(text, is_whole=True), Question(text, prompt, [reference], [target])
         else:
             counts["not_held_out"] += 1
 
@@ -208,7 +208,7 @@ def _rows(path: Path, form: Form, counts: Counter[str]) -> Iterator[tuple[Asked,
                 counts["special_text"] += 1
             else:
                 target = [*answer, *form.end_ids]
-                yield asked, Question(_shown(asked), prompt, [text], target)
+                yield asked, Question(_shown(asked), prompt, [text], [target])
 
 
 def _pairs(path: Path, counts: Counter[str]) -> Iterator[tuple[Asked, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from chatlm.adapters.probe import Drift
 from chatlm.comparison.answers import Answer, ReferenceLoss
 from chatlm.comparison.metrics import Nearness
 from chatlm.comparison.notes import Note
@@ -57,7 +58,7 @@ class Figures:
 
     Attributes:
         nearness: to the references, 0 to 100.
-        loss: of the references under the model.
+        loss: of all references under the model.
         cut: share of answers that `max_new_tokens` ended.
         repetitive: share of answers that go round in circles, `chatlm.comparison.metrics` says how.
         repeated: mean share of 4-grams that stood in the same answer before.
@@ -86,31 +87,18 @@ class ProbeRow:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What the tuning took away.
+class Probe(Drift):
+    """What the tuning took away: from how likely fixed answers are, and from the model's own.
 
     Attributes:
-        nats_tuned: mean loss of the fixed answers, in nats a token.
-        nats_base: likewise of the base.
-        kl: mean KL(base || tuned), in nats a token; None for two models apart.
-        num_tokens: that were scored.
         alike: mean chrF between both answers; None if the model had no room for a question.
         same: share of questions with the same answer to the letter; likewise.
         rows: the answers.
     """
 
-    nats_tuned: float
-    nats_base: float
-    kl: float | None
-    num_tokens: int
     alike: float | None
     same: float | None
     rows: Sequence[ProbeRow]
-
-    @property
-    def forgetting(self) -> float:
-        """By how many nats a token the fixed answers have become less likely."""
-        return self.nats_tuned - self.nats_base
 
 
 @dataclass(frozen=True)

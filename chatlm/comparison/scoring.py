@@ -65,8 +65,8 @@ def figures_of(
 
 
 def reference_figures(questions: Sequence[Question]) -> Figures:
-    """Returns how long and how repetitive the first references are."""
-    texts = [question.references[0] for question in questions]
+    """Returns how long and how repetitive the references are, all of them."""
+    texts = [text for question in questions for text in question.references]
     return _figures(texts, list(map(metrics.is_repetitive, texts)), None, None, None)
 
 

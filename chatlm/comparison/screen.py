@@ -82,7 +82,7 @@ def _answers(row: Row, width: int) -> Table:
     if row.base:
         cells.append(("base", _said(row.base)))
     if row.references:
-        cells.append(("reference", Text(_short(row.references[0]))))
+        cells.append(("reference", _first(row.references)))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     if width < NARROW:
         table.box, table.show_header = None, False
@@ -105,6 +105,12 @@ def _said(said: Said) -> Text:
     if said.answer.is_cut:
         text.append("  ✂截断", "yellow")
     return text
+
+
+def _first(references: Sequence[str]) -> Text:
+    """Returns the first reference, and how many more the page has."""
+    text, more = Text(_short(references[0])), len(references) - 1
+    return text.append(f"  另有 {more} 个", "dim") if more else text
 
 
 def _short(text: str) -> str:

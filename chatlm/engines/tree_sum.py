@@ -4,7 +4,7 @@ In: the gradients of a step's shares, computed here. Out: an engine whose step h
 1, 2, 4, ... processes. Shares are added in a binary tree over their numbers: first those of a
 process, then, pair by pair, those of processes that are 1, 2, 4, ... apart. Both of a pair add the
 same two numbers, and a sum of two does not depend on their order. With as many threads each,
-nothing else that processes compute differs. The loss travels with the gradients.
+nothing else that processes compute differs. Summed losses travel with the gradients.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,8 +26,8 @@ CHUNK = 1 << 22
 MOST_SHARES = 4
 SHARE_TOKENS = 1024
 """Tokens of a mean share below which cutting a step up costs more than 5 % of it on a CPU."""
-LOSS = 2
-"""Places before the gradients, in which the loss lies in double precision."""
+DOUBLE = 2
+"""Places of fp32 that a number in double precision takes: summed losses, before the gradients."""
 
 
 def choose_shares(store: TokenStore, batch_size: int) -> int:
@@ -87,39 +87,39 @@ class TreeSum(Engine):
             size, own = 2 * size, before
         self._sums.append((size, own))
 
-    def exchange(self, loss_sums: Float[Tensor, "*shares"]) -> Float[Tensor, ""]:
+    def exchange(self, sums: Float[Tensor, "shares *figures"]) -> Float[Tensor, "*figures"]:
         """Adds up the gradients and losses of all processes, after the last share. Collective.
 
         Args:
-            loss_sums: The summed loss of each share of this process.
+            sums: The summed loss of each share of this process, and what else is summed.
 
         Returns:
-            The loss of the whole step, the same bits on every process.
+            The sums over the whole step, the same bits on every process.
         """
-        loss = _in_pairs(loss_sums.detach().double().reshape(-1))
+        whole = _in_pairs(sums.detach().double())
         ((_, gradients),) = self._sums
         self._sums.clear()
         if self._accelerator.num_processes > 1:
-            gradients, loss = self._exchanged(gradients, loss)
+            gradients, whole = self._exchanged(gradients, whole)
         for parameter, gradient in zip(self._moving, gradients, strict=True):
             parameter.grad = gradient
-        return loss
+        return whole
 
-    def _exchanged(self, gradients: list[Tensor], loss: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _exchanged(self, gradients: list[Tensor], whole: Tensor) -> tuple[list[Tensor], Tensor]:
         """Returns the sums over all processes; the gradients are views of one flat tensor."""
-        sizes = [LOSS, *(one.numel() for one in gradients)]
+        sizes = [DOUBLE * whole.numel(), *(one.numel() for one in gradients)]
         flat = torch.empty(sum(sizes), dtype=torch.float32)
         parts = flat.split(sizes)[1:]
         views = [part.view_as(one) for part, one in zip(parts, gradients, strict=True)]
         torch._foreach_copy_(views, gradients)  # pyright: ignore[reportPrivateImportUsage]
         gradients.clear()
-        header = flat[:LOSS].view(torch.float64)
-        header.copy_(loss)
+        header = flat[: sizes[0]].view(torch.float64)
+        header.copy_(whole.reshape(-1))
         distance = 1
         while distance < self._accelerator.num_processes:
             _add_from(self._accelerator.process_index ^ distance, flat, header)
             distance *= 2
-        return views, header[0].clone()
+        return views, header.view_as(whole).clone()
 
     def discard(self) -> None:
         """Drops the gradients, those of shares too; nothing else changes."""
@@ -127,23 +127,24 @@ class TreeSum(Engine):
         super().discard()
 
 
-def _in_pairs(numbers: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Returns the sum of 1, 2, 4, ... numbers in the order of the tree."""
+def _in_pairs(numbers: Float[Tensor, "n *figures"]) -> Float[Tensor, "*figures"]:
+    """Returns the sum of 1, 2, 4, ... rows in the order of the tree."""
     while len(numbers) > 1:
         numbers = numbers[::2] + numbers[1::2]
     return numbers[0]
 
 
 def _add_from(peer: int, flat: Float[Tensor, " n"], header: Tensor) -> None:
-    """Sends everything to a process and adds what it sends; the loss in double precision."""
-    loss = header.clone()
+    """Sends everything to a process and adds what it sends; the header in double precision."""
+    own_header = header.clone()
     received = torch.empty(min(CHUNK, len(flat)), dtype=torch.float32)
     for index, chunk in enumerate(flat.split(CHUNK)):
         own = received[: len(chunk)]
         _wait([distributed.isend(chunk, peer), distributed.irecv(own, peer)])
         chunk += own
         if not index:
-            header.copy_(loss + own[:LOSS].view(torch.float64))
+            received_header = own[: DOUBLE * len(header)].view(torch.float64)
+            header.copy_(own_header + received_header)
 
 
 def _wait(works: Sequence[distributed.Work | None]) -> None:

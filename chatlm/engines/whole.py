@@ -109,18 +109,18 @@ class Engine:
     def end_share(self) -> None:
         """Is told that all microbatches of a share have been computed."""
 
-    def exchange(self, loss_sums: Float[Tensor, "*shares"]) -> Float[Tensor, ""]:
+    def exchange(self, sums: Float[Tensor, "shares *figures"]) -> Float[Tensor, "*figures"]:
         """Brings together what processes know of a step, after its last share. Collective.
 
         The gradients have been exchanged while the last microbatch computed them.
 
         Args:
-            loss_sums: The summed loss of each share of this process.
+            sums: The summed loss of each share of this process, and what else is summed.
 
         Returns:
-            The sum over all processes, the same bits on each, in double precision.
+            The sums over all shares and processes, the same bits on each, in double precision.
         """
-        summed = self._accelerator.reduce(loss_sums.detach().double().sum(), "sum")
+        summed = self._accelerator.reduce(sums.detach().double().sum(0), "sum")
         assert isinstance(summed, Tensor)
         return summed
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from chatlm.adapters import speech
-from chatlm.adapters.forms import Asked
+from chatlm.adapters.forms import Asked, Form
 from chatlm.adapters.language_model import LanguageModel
 from chatlm.adapters.opened import Opened
 from chatlm.adapters.probe import most_positions
@@ -40,12 +40,12 @@ class Questions:
 
     Attributes:
         sources: ids of each question, its form around it.
-        end_ids: what ends an answer.
+        form: what ends an answer, and is never said.
         max_new_tokens: of an answer.
     """
 
     sources: list[list[int]]
-    end_ids: list[int]
+    form: Form
     max_new_tokens: int
 
 
@@ -112,7 +112,7 @@ def questions_of(texts: Sequence[str], opened: Opened, max_new_tokens: int) -> Q
     if not sources:
         raise ConfigError(f"none of the questions fits into {most} tokens: name others in probes=")
     room = most - max(map(len, sources))
-    return Questions(sources, opened.form.end_ids[-1:], min(max_new_tokens, room))
+    return Questions(sources, opened.form, min(max_new_tokens, room))
 
 
 def hear(opened: Opened, questions: Questions, dtype: torch.dtype) -> Heard:
@@ -202,7 +202,7 @@ def _disturbed(model: LanguageModel, unit: float) -> Iterator[None]:
 def _answers(model: LanguageModel, questions: Questions) -> list[list[int]]:
     config = GenerationConfig(max_new_tokens=questions.max_new_tokens)
     with _in_fp32(model):
-        return speech.answer(model, questions.sources, config, questions.end_ids)
+        return speech.answer(model, questions.sources, config, questions.form)
 
 
 @contextmanager

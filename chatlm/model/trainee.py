@@ -1,12 +1,13 @@
 """What the training loop asks of a model, whichever it is: our T5, or another one with adapters.
 
-In: flat batches. Out: a summed loss. A subclass says which weights a checkpoint holds; where they
-are written to is a `chatlm.checkpoint.layout.Layout`'s.
+In: flat batches. Out: a summed loss, and what a training minimizes beside it. A subclass says which
+weights a checkpoint holds; where they are written to is a `chatlm.checkpoint.layout.Layout`'s.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,6 +22,23 @@ class LossOutput(NamedTuple):
     """Sum of the cross-entropy in nats over the labels that are not ignored, fp32."""
     num_tokens: Int[Tensor, ""]
     """Number of those labels, int64."""
+    kl_sum: Float[Tensor, ""] | None = None
+    """Sum of KL(base || tuned) in nats over the same labels, fp32; None where it is not wanted."""
+    kl_weight: float = 0.0
+    """How much of it is minimized."""
+
+    @property
+    def objective(self) -> Float[Tensor, ""]:
+        """What a training minimizes, summed like the loss, which it is where there is no KL."""
+        return (
+            self.loss_sum if self.kl_sum is None else self.loss_sum + self.kl_weight * self.kl_sum
+        )
+
+    @property
+    def sums(self) -> Float[Tensor, "2"]:
+        """Loss and KL, for a log: without gradients, 0 where there is no KL."""
+        kl = torch.zeros_like(self.loss_sum) if self.kl_sum is None else self.kl_sum
+        return torch.stack([self.loss_sum, kl]).detach()
 
 
 class Trainee(nn.Module):

@@ -1,7 +1,9 @@
-"""Tokenizers of others, made for the tests."""
+"""Tokenizers and small models of others, made for the tests."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tests.adapters import small
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -34,3 +36,16 @@ def make_tokenizer():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory, make_tokenizer):
+    """Return a GPT-2 and a T5 without a chat template, which no test changes, by kind."""
+    tokenizer = make_tokenizer(template=None, texts=small.TEXTS)
+    return small.bases(tmp_path_factory.mktemp("bases"), tokenizer, ("causal", "seq2seq"))
+
+
+@pytest.fixture(scope="session")
+def base(bases):
+    """Return the GPT-2 of them."""
+    return bases["causal"]

@@ -7,32 +7,33 @@ from functools import partial
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-import train
 from chatlm import cli
 from chatlm.adapters import tuning
-from chatlm.adapters.base import Hold, open_base
+from chatlm.adapters.base import Hold, open_base, recompute_activations
 from chatlm.adapters.forms import Asked, open_form
-from chatlm.adapters.language_model import LanguageModel
+from chatlm.adapters.language_model import LanguageModel, flat
 from chatlm.adapters.opened import open_model
 from chatlm.config import ADAPTERS, TrainConfig
-from tests.adapters import small_chatglm
-from tests.adapters.test_tuning import CPU, SETTINGS, flat, losses, tokenized
+from tests.adapters import small
+from tests.adapters.tunings import DEVICE, SETTINGS, adapters, are_equal, losses, tokenized
+from tests.trainings import forget_accelerate, train_with
 
+CPU = Hold(DEVICE)
 PAIRS = [("三原色是什么？", "红、绿、蓝。"), ("今天天气很好", "我们去公园散步吧。"), ("跑", "走")]
 LAYERS = 2
 STEADY = {"learning_rate": 0.03, "schedule": "constant", "warmup_share": 0}
+NO_OLD_NAMES = pytest.mark.filterwarnings("error::FutureWarning")
 LONG = STEADY | {"max_steps": 16, "keep_checkpoints": 9}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return small_chatglm.write(tmp_path_factory.mktemp("glm") / "chatglm", num_layers=LAYERS)
+    return small.chatglm(tmp_path_factory.mktemp("glm") / "chatglm")
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +57,15 @@ def plain(folder):
 
 def made(folder, form, **changes):
     """The subject of a training, before its first step."""
-    given = {"finetune": True, "base": str(folder), "device": "cpu"}
-    given |= {key.replace("__", "."): value for key, value in changes.items()}
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    given = {"finetune": True, "base": str(folder), "device": "cpu", **changes}
+    forget_accelerate()
     config = cli.build(TrainConfig, ADAPTERS, given)
     return tuning.make(config, form, None, Accelerator(cpu=True))
 
 
 def trained(place, folder, name, **changes):
     """Trains in `place`; returns the run folder."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    given = {key.replace("__", "."): value for key, value in changes.items()}
-    settings = SETTINGS | {"base": folder, "out": place / "out" / name} | given
-    assert train.main([f"{key}={value}" for key, value in settings.items()]) == 0
+    train_with(**SETTINGS | {"base": folder, "out": place / "out" / name} | changes)
     return place / "out" / name
 
 
@@ -101,7 +96,7 @@ def test_the_loss_is_the_models_own(folder, pairs):
         labels[row, start:end] = torch.tensor(target)
         seen[row, :end] = 1
     own = model.inner(input_ids=ids, attention_mask=seen, labels=labels).loss
-    found = model(*flat(pairs))
+    found = model(*flat(pairs, DEVICE))
     assert found.num_tokens == sum(len(target) for _, target in pairs)
     torch.testing.assert_close(found.loss_sum / found.num_tokens, own, rtol=1e-5, atol=1e-5)
 
@@ -114,15 +109,17 @@ def test_each_token_is_predicted_from_the_one_before_it_and_sop_is_not_scored(fo
         expected = F.cross_entropy(
             logits[len(source) - 1 : -1], torch.tensor(target), reduction="sum"
         )
-        found = model(*flat([(source, target)])).loss_sum
+        found = model(*flat([(source, target)], DEVICE)).loss_sum
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_on_the_right_changes_nothing_whatever_it_is(folder, pairs):
-    alone = sum(plain(folder)(*flat([pair])).loss_sum for pair in pairs)
+    alone = sum(plain(folder)(*flat([pair], DEVICE)).loss_sum for pair in pairs)
     for pad_id in (3, 7):
         model = LanguageModel(open_base(str(folder), CPU), pad_id=pad_id)
-        torch.testing.assert_close(model(*flat(pairs)).loss_sum, alone, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            model(*flat(pairs, DEVICE)).loss_sum, alone, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_a_prompt_is_read_in_both_directions_and_an_answer_in_one(folder, pairs):
@@ -134,7 +131,7 @@ def test_a_prompt_is_read_in_both_directions_and_an_answer_in_one(folder, pairs)
     source, target = pairs[0]
     changed = [[*source[:-3], 9, *source[-2:]], [target[0], 9, *target[2:]]]
     for side in (source, target), (changed[0], target), (source, changed[1]):
-        model(*flat([side]))
+        model(*flat([side], DEVICE))
     before, other_prompt, other_answer = states
     assert not torch.allclose(other_prompt[0], before[0]), "its first token sees its last one"
     place = len(source) + 1
@@ -146,15 +143,16 @@ def test_a_prompt_is_read_in_both_directions_and_an_answer_in_one(folder, pairs)
 
 
 def test_fresh_adapters_on_query_key_value_change_no_bit(folder, pairs, form):
-    expected = plain(folder).eval()(*flat(pairs)).loss_sum
+    expected = plain(folder).eval()(*flat(pairs, DEVICE)).loss_sum
     model = made(folder, form).model.eval()
     moving = dict(model.saved())
     assert len(moving) == 2 * LAYERS
     assert all(".query_key_value.lora_" in name for name in moving)
     assert sum(p.numel() for p in moving.values()) == LAYERS * 8 * (32 + 3 * 32)
-    assert torch.equal(model(*flat(pairs)).loss_sum, expected)
+    assert torch.equal(model(*flat(pairs, DEVICE)).loss_sum, expected)
 
 
+@NO_OLD_NAMES
 def test_checkpointing_gives_the_same_gradients_and_computes_layers_twice(folder, pairs, form):
     found, calls = [], []
     for is_on in (False, True):
@@ -168,7 +166,7 @@ def test_checkpointing_gives_the_same_gradients_and_computes_layers_twice(folder
         for name, module in model.named_modules():
             if name.endswith(".mlp"):
                 module.register_forward_pre_hook(lambda *_, seen=counted: seen.append(1))
-        model(*flat(pairs)).loss_sum.backward()
+        model(*flat(pairs, DEVICE)).loss_sum.backward()
         found.append({name: weight.grad for name, weight in model.saved()})
         calls.append(len(counted))
     assert calls == [LAYERS, 2 * LAYERS]
@@ -187,16 +185,17 @@ def test_a_run_learns_and_leaves_what_peft_reads(run, folder, pairs):
     written = json.loads((step / "adapter_config.json").read_text())
     assert (written["base_model_name_or_path"], written["r"]) == (str(folder), 4)
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), step).eval()
-    tuned = LanguageModel(theirs, pad_id=3)(*flat(pairs)).loss_sum
+    tuned = LanguageModel(theirs, pad_id=3)(*flat(pairs, DEVICE)).loss_sum
     opened = open_model(step, CPU)
-    assert torch.equal(opened.model(*flat(pairs)).loss_sum, tuned)
+    assert torch.equal(opened.model(*flat(pairs, DEVICE)).loss_sum, tuned)
     assert (opened.form.name, opened.base) == ("chatglm", str(folder))
     with opened.without_adapters():
-        base = opened.model(*flat(pairs)).loss_sum
-    assert torch.equal(base, plain(folder).eval()(*flat(pairs)).loss_sum)
+        base = opened.model(*flat(pairs, DEVICE)).loss_sum
+    assert torch.equal(base, plain(folder).eval()(*flat(pairs, DEVICE)).loss_sum)
     assert not torch.equal(base, tuned)
 
 
+@NO_OLD_NAMES
 def test_bf16_with_checkpointing_learns_as_fp32_does(run, folder, data, tmp_path):
     settings = STEADY | {"precision": "bf16", "gradient_checkpointing": True, "max_steps": 4}
     half = trained(tmp_path, folder, "bf16", data=data, **settings)
@@ -208,7 +207,7 @@ def test_bf16_with_checkpointing_learns_as_fp32_does(run, folder, data, tmp_path
 
 def test_the_base_is_held_in_bf16_but_its_norms_and_the_adapters_are_not(folder, form):
     accelerator = partial(Accelerator, cpu=True, mixed_precision="bf16")
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_accelerate()
     config = cli.build(TrainConfig, ADAPTERS, {"finetune": True, "base": str(folder)})
     model = tuning.make(config, form, None, accelerator()).model
     kinds = {
@@ -217,7 +216,7 @@ def test_the_base_is_held_in_bf16_but_its_norms_and_the_adapters_are_not(folder,
     }
     assert all("lora_" in name or "layernorm" in name for name in kinds[torch.float32])
     assert not any("lora_" in name or "layernorm" in name for name in kinds[torch.bfloat16])
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_accelerate()
 
 
 # ---- the rest of the course -----------------------------------------------------------------
@@ -230,11 +229,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_never_interrupted(run, folde
         shutil.rmtree(part / f"step_{step:06d}")
     (part / "best").unlink(missing_ok=True)
     trained(tmp_path, folder, "part", data=data, resume=True, **LONG)
-    one, other = (
-        load_file(place / "step_000016" / "adapter_model.safetensors") for place in (run, part)
-    )
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert are_equal(adapters(run, 16), adapters(part, 16))
 
 
 def test_a_pair_that_teaches_nothing_costs_nothing_and_moves_nothing(folder, form, pairs):
@@ -249,7 +244,10 @@ def test_a_pair_that_teaches_nothing_costs_nothing_and_moves_nothing(folder, for
         assert weight.grad.abs().max() == 0, name
 
 
+@NO_OLD_NAMES
 def test_hold_is_told_how(folder):
     half = open_base(str(folder), Hold(torch.device("cpu"), torch.bfloat16, checkpointing=True))
-    assert half.is_gradient_checkpointing
+    assert all(layer.gradient_checkpointing for layer in half.transformer.layers)
+    recompute_activations(half, is_on=False)
+    assert not any(layer.gradient_checkpointing for layer in half.transformer.layers)
     assert not any(weight.requires_grad for weight in half.parameters())

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 
 import train
 from chatlm import evaluate
+from chatlm.adapters.base import Hold
 from chatlm.adapters.data import is_held_out
 from chatlm.adapters.forms import Asked, open_form
 from chatlm.adapters.opened import open_model
@@ -15,37 +15,24 @@ from chatlm.corpus.example import Example
 from chatlm.errors import ConfigError, DataError
 from chatlm.generation_config import GenerationConfig
 from chatlm.sanitize import sanitize
-from tests.adapters import small
-from tests.adapters.test_tuning import CPU, SETTINGS, pairs_file
-from utils import tokenize_dataset_rows
+from tests.adapters.tunings import DEVICE, SETTINGS, tokenized
+from tests.trainings import train_with
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, make_tokenizer):
+def made(tmp_path_factory, base):
     """A base, a file of pairs, and what the file becomes as a token folder."""
-    folder = tmp_path_factory.mktemp("made")
-    base = small.causal(folder / "causal", make_tokenizer(template=None, texts=small.TEXTS))
-    file = pairs_file(folder, 500)
-    settings = tokenize_dataset_rows.TokenizeConfig(str(file), str(folder / "ids"), base=str(base))
-    tokenize_dataset_rows.tokenize(settings)
-    return base, file, folder / "ids"
+    ids = tokenized(tmp_path_factory.mktemp("made"), base, 500)
+    return base, ids.with_name("sums.jsonl"), ids
 
 
 @pytest.fixture(scope="module")
 def run(made, tmp_path_factory):
     """An adapter run on the token folder."""
     folder = tmp_path_factory.mktemp("run") / "zh"
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
     base, _, ids = made
-    settings = SETTINGS | {
-        "base": base,
-        "data": ids,
-        "out": folder,
-        "max_steps": 4,
-        "learning_rate": 0.1,
-    }
-    assert train.main([f"{key}={value}" for key, value in settings.items()]) == 0
+    few = {"max_steps": 4, "learning_rate": 0.1}
+    train_with(**SETTINGS | few, base=base, data=ids, out=folder)
     return folder
 
 
@@ -83,7 +70,7 @@ def test_a_tuned_model_answers_what_its_run_held_out(made, run, capsys, names_da
 def test_the_figures_are_those_of_the_tuned_model(made, run, capsys):
     base, file, _ = made
     expected = held_out(base, file)
-    opened = open_model(run / "step_000004", CPU)
+    opened = open_model(run / "step_000004", Hold(DEVICE))
     examples = [Example(prompt, answer, "pairs") for prompt, answer in expected.items()]
     config = GenerationConfig(max_new_tokens=SETTINGS["max_new_tokens"])
     given = evaluate.answers(opened.model, speech_of(opened.form), list(expected), config)
@@ -113,18 +100,9 @@ def test_an_exported_model_is_not_evaluated(tmp_path, capsys):
         evaluated(capsys, f"model={tmp_path}")
 
 
-def test_a_plan_for_a_model_of_others_is_refused_and_not_wrong(made):
-    base, file, _ = made
-    with pytest.raises(ConfigError, match="plan knows ChatLM's own T5 only"):
-        train.main(["plan", "finetune=True", f"base={base}", f"data={file}"])
-
-
 def test_a_tuning_ends_with_the_next_commands(made, tmp_path, caplog):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
     base, _, ids = made
-    settings = SETTINGS | {"base": base, "data": ids, "out": tmp_path / "zh", "max_steps": 1}
-    assert train.main([f"{key}={value}" for key, value in settings.items()]) == 0
+    train_with(**SETTINGS | {"max_steps": 1}, base=base, data=ids, out=tmp_path / "zh")
     run = tmp_path / "zh"
     assert f"python cli_demo.py compare model={run} data={ids}" in caplog.text
     assert f"python cli_demo.py chat model={run}" in caplog.text

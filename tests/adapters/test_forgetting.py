@@ -1,48 +1,38 @@
-"""What keeps a tuning from forgetting: distance to the base in the loss, replay, and a limit."""
+"""What keeps a tuning from forgetting, in whole runs: KL to the base, replay, and a limit."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.nn.functional as F
-from accelerate.state import AcceleratorState, GradientState
-from safetensors.torch import load_file
 
-import train
 from chatlm import run_folder
-from chatlm.adapters import language_model, probe
-from chatlm.adapters.base import Hold, open_base
-from chatlm.adapters.language_model import IGNORE_INDEX, LanguageModel, divergence, flat
-from chatlm.adapters.lora import with_adapters
+from chatlm.adapters import probe
+from chatlm.adapters.language_model import LanguageModel
+from chatlm.checkpoint.paths import resolve_model
+from chatlm.checkpoint.state import read_state
 from chatlm.config import LoraSettings, TrainConfig
 from chatlm.corpus import store
 from chatlm.corpus.example import Example
-from chatlm.errors import ConfigError
-from tests.adapters import small
+from chatlm.errors import CheckpointError, ConfigError
+from tests.adapters import tunings
+from tests.adapters.tunings import adapters, are_equal, losses, steps
 from tests.ranks import Job
+from tests.trainings import train_with
 from utils import new_decoder
 
 ROOT = Path(__file__).parents[2]
-CPU = torch.device("cpu")
-KINDS = ("causal", "seq2seq")
-PAIRS = [([5, 6, 7], [8, 9, 3]), ([11], [12, 13, 14, 15, 3]), ([4, 4, 9, 20, 21], [30])]
-SETTINGS = {
-    "finetune": True,
-    "batch_size": 8,
-    "microbatch_tokens": 2048,
+SETTINGS = tunings.SETTINGS | {
     "max_source_tokens": 200,
     "max_target_tokens": 200,
     "eval_answers": 0,
-    "log_every_steps": 1,
-    "device": "cpu",
-    "threads": 1,
 }
 NARROW = SETTINGS | {
     "lora.rank": 4,
@@ -56,129 +46,9 @@ NARROW = SETTINGS | {
 }
 
 
-# ---- the distance in the loss -------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory, make_tokenizer):
-    folder = tmp_path_factory.mktemp("bases")
-    tokenizer = make_tokenizer(template=None, texts=small.TEXTS)
-    return {kind: getattr(small, kind)(folder / kind, tokenizer) for kind in KINDS}
-
-
-def tuned(folder, *, kl, moved=True, base_dropout=0.0, checkpointing=False):
-    base = open_base(str(folder), Hold(CPU, checkpointing=checkpointing))
-    for module in base.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = base_dropout
-    torch.manual_seed(1)
-    inner = with_adapters(base, LoraSettings(rank=4))
-    if checkpointing:
-        inner.enable_input_require_grads()
-    model = LanguageModel(inner, pad_id=0, kl=kl).train()
-    with torch.no_grad():
-        for name, parameter in model.saved():
-            if moved and "lora_B" in name:
-                parameter.normal_(0, 0.3)
-    return model
-
-
-def gradients(model, *batch):
-    model.zero_grad()
-    model(*batch).loss_sum.backward()
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    assert all("lora_" in name for name in found)
-    assert found
-    return found
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_at_the_beginning_the_distance_is_nothing_to_the_bit(bases, kind):
-    batch = flat(PAIRS, CPU)
-    losses = [tuned(bases[kind], kl=kl, moved=False)(*batch).loss_sum for kl in (0.0, 3.0)]
-    assert torch.equal(*losses)
-    model = tuned(bases[kind], kl=3.0, moved=False)
-    with model.as_base():
-        base = model.logits(*batch)
-    assert not divergence(base, model.logits(*batch)).any()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_is_the_librarys_kl_over_the_targets_and_only_while_training(bases, kind):
-    batch = flat(PAIRS, CPU)
-    without, with_it = (tuned(bases[kind], kl=kl) for kl in (0.0, 0.5))
-    added = with_it(*batch).loss_sum - without(*batch).loss_sum
-    of_tuned = with_it.logits(*batch).log_softmax(-1)
-    plain = LanguageModel(open_base(str(bases[kind]), Hold(CPU)), pad_id=0)
-    of_base = plain.logits(*batch).log_softmax(-1)
-    expected = F.kl_div(of_tuned, of_base, reduction="none", log_target=True).sum(-1)
-    torch.testing.assert_close(added, 0.5 * expected.sum(), rtol=1e-4, atol=1e-4)
-    assert added > 0.1
-    # What is not learnt is not held fast either.
-    ids, labels, *offsets = batch
-    ignored = labels.clone()
-    ignored[2:] = IGNORE_INDEX
-    added = with_it(ids, ignored, *offsets).loss_sum - without(ids, ignored, *offsets).loss_sum
-    if kind == "seq2seq":  # only there the ignored targets are not looked back on by others
-        assert added > 0
-    assert added < 0.5 * expected.sum()
-    same = (model.eval()(*batch).loss_sum for model in (without, with_it))
-    assert torch.equal(*same)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_its_gradient_is_that_of_the_plain_formula_in_any_chunks(bases, kind, monkeypatch):
-    batch = flat(PAIRS, CPU)
-    model = tuned(bases[kind], kl=0.5)
-    with model.as_base():
-        base = model.logits(*batch)
-    assert not base.requires_grad
-    model.zero_grad()
-    logits = model.logits(*batch)
-    plain = F.cross_entropy(logits, batch[1], reduction="sum") + 0.5 * F.kl_div(
-        logits.log_softmax(-1), base.log_softmax(-1), reduction="sum", log_target=True
-    )
-    plain.backward()
-    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    for at_once in (language_model.LOGITS_AT_ONCE, 2 * model.vocab_size, 1):
-        monkeypatch.setattr(language_model, "LOGITS_AT_ONCE", at_once)
-        found = gradients(model, *batch)
-        assert found.keys() == expected.keys()
-        for name, gradient in found.items():
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-4)
-    anew = tuned(bases[kind], kl=0.5, checkpointing=True)
-    for name, gradient in gradients(anew, *batch).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-4)
-
-
-def test_the_base_is_heard_without_dropout_and_draws_no_random_number(bases):
-    batch = flat(PAIRS, CPU)
-    model = tuned(bases["causal"], kl=1.0, base_dropout=0.5)
-    assert not torch.equal(model.logits(*batch), model.logits(*batch))
-    state = torch.get_rng_state()
-    with model.as_base():
-        base = model.logits(*batch)
-    assert torch.equal(torch.get_rng_state(), state)
-    plain = LanguageModel(open_base(str(bases["causal"]), Hold(CPU)), pad_id=0)
-    assert torch.equal(base, plain.logits(*batch))
-    assert model.training
-    torch.manual_seed(5)
-    first = model.logits(*batch)
-    torch.manual_seed(5)
-    with model.as_base():
-        model.logits(*batch)
-    assert torch.equal(model.logits(*batch), first)
-
-
-# ---- whole trainings ----------------------------------------------------------------------------
-
-
 def start(folder, **changes):
     """Trains by the door; returns the lines of metrics.jsonl that judge."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    settings = {"out": folder} | {key.replace("__", "."): value for key, value in changes.items()}
-    assert train.main([f"{key}={value}" for key, value in settings.items()]) == 0
+    train_with(out=folder, **changes)
     return judged(folder)
 
 
@@ -240,13 +110,14 @@ def go(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def tune(name, **changes):
-        given = {key.replace("__", "."): value for key, value in changes.items()}
-        return start(tmp_path / name, **world.settings | given)
+        return start(tmp_path / name, **world.settings | changes)
 
     return tune
 
 
-def test_a_narrow_task_makes_a_model_forget_and_both_guards_make_it_forget_less(world, go, capsys):
+def test_a_narrow_task_makes_a_model_forget_and_both_guards_make_it_forget_less(
+    world, go, tmp_path, capsys
+):
     plain = judged(world.plain)
     assert [line["step"] for line in plain] == [8, 16, 24]
     forgotten = plain[-1]["forgetting"]
@@ -261,7 +132,13 @@ def test_a_narrow_task_makes_a_model_forget_and_both_guards_make_it_forget_less(
     replayed = go("replay", replay__data=world.general, replay__share=0.4)
     assert replayed[-1]["forgetting"] < 0.6 * forgotten
     told = capsys.readouterr().err
-    assert "lora.kl=3: so many times KL(base || tuned) is part of the training loss" in told
+    assert "lora.kl=3: so many times KL(base || tuned) is minimized with the loss" in told
+    lines = steps(tmp_path / "kl")
+    assert f"loss {lines[-1]['loss']:.3f}  KL {lines[-1]['kl']:.3f}  lr" in told
+    assert lines[0]["kl"] == 0, "fresh adapters change nothing"
+    assert lines[0]["loss"] == steps(world.plain)[0]["loss"], "and the KL is no part of the loss"
+    assert all(line["kl"] > 0 for line in lines[1:])
+    assert not any("kl" in line for line in steps(world.plain) + steps(tmp_path / "replay"))
     assert f"step 24: valid loss {replayed[-1]['valid_loss']:.3f}" in told
     assert f"forgetting {replayed[-1]['forgetting']:+.3f}" in told
 
@@ -286,21 +163,12 @@ def test_the_limit_ends_a_run_which_can_go_on_with_a_higher_one(world, go, tmp_p
     assert (run / "loss.png").is_file()
     assert "finished 16 steps" in told
 
-    AcceleratorState._reset_state(reset_partial_state=True)
     assert start(run, resume=True) == plain[:2]
     assert capsys.readouterr().err.count(line) == 1
     assert start(run, resume=True, max_forgetting=9) == plain
     assert (run / "best").read_text() == (world.plain / "best").read_text()
-    one, other = (
-        load_file(folder / "step_000024" / "adapter_model.safetensors")
-        for folder in (run, world.plain)
-    )
-    assert all(torch.equal(one[name], other[name]) for name in other)
-    losses = [
-        [line["loss"] for line in run_folder.metrics(folder) if "loss" in line]
-        for folder in (run, world.plain)
-    ]
-    assert losses[0] == losses[1]
+    assert are_equal(adapters(run, 24), adapters(world.plain, 24))
+    assert losses(run) == losses(world.plain)
 
 
 def test_a_lower_limit_ends_a_resumed_run_and_takes_the_best_from_below_it(world, tmp_path, capsys):
@@ -327,10 +195,74 @@ def test_a_run_without_validation_pairs_is_watched_all_the_same(world, go, tmp_p
     assert f"{tmp_path / 'run' / 'step_000008'} is the newest" in capsys.readouterr().err
 
 
-def test_when_no_checkpoint_is_below_the_limit_that_is_said(go, tmp_path, capsys):
-    lines = go("run", max_forgetting=1e-6)
+def test_when_no_checkpoint_is_below_the_limit_none_is_called_the_best(world, go, tmp_path, capsys):
+    lines, run = go("out/run", max_forgetting=1e-6), tmp_path / "out" / "run"
     assert [line["step"] for line in lines] == [8]
-    assert "of the checkpoints below it there is none" in capsys.readouterr().err
+    told = (
+        f"warning: step 8: forgetting, {lines[0]['forgetting']:.3f} nats/token, is above "
+        "max_forgetting=1e-06: the run ends here; no checkpoint that was judged is below it, only "
+        "the base is: go on with the base, or start anew with learning_rate below 0.03, general "
+        "pairs (replay.data=), lora.kl above 0 or eval_every_steps (with save_every_steps) below 8"
+    )
+    said = capsys.readouterr().err
+    assert said.count(told) == 1
+    assert "so none is opened for the run" in said
+    assert "talk with it" not in said
+    assert (run / "best").read_text() == "none\n"
+    for name in (run, None):
+        with pytest.raises(CheckpointError, match=r"use the base, .* name a .*_000008"):
+            resolve_model(name, tmp_path / "out")
+    assert resolve_model(run / "step_000008") == run / "step_000008"
+    assert start(run, resume=True) == lines
+    assert capsys.readouterr().err.count(told) == 1
+    assert (run / "best").read_text() == "none\n"
+    # With a higher limit it goes on, and has a best one.
+    assert start(run, resume=True, max_forgetting=9) == judged(world.plain)
+    assert (run / "best").read_text() == (world.plain / "best").read_text()
+
+
+def test_a_finished_run_is_judged_anew_by_the_limit_it_is_resumed_with(world, tmp_path, capsys):
+    run = shutil.copytree(world.plain, tmp_path / "run")
+    assert start(run, resume=True, max_forgetting=1e-6) == judged(world.plain)
+    assert (run / "best").read_text() == "none\n"
+    # Of those that are within it one that was deleted is not the best, however low its loss.
+    shutil.rmtree(run / "step_000008")
+    limit = judged(run)[0]["forgetting"] + 1e-6
+    start(run, resume=True, max_forgetting=limit)
+    assert (run / "best").read_text() == "none\n"
+    start(run, resume=True, max_forgetting=9)
+    assert (run / "best").read_text() == (world.plain / "best").read_text()
+    assert capsys.readouterr().err.count("no checkpoint that was judged is below it") == 2
+
+
+def test_a_resumed_run_has_the_same_kl_in_the_middle_of_a_line_too(go, tmp_path):
+    few = {"max_steps": 12, "eval_every_steps": 6, "save_every_steps": 6, "log_every_steps": 4}
+    go("whole", lora__kl=0.5, **few)
+    expected = steps(tmp_path / "whole")
+    assert [line["step"] for line in expected] == [4, 8, 12]
+    part = shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    shutil.rmtree(part / "step_000012")
+    assert float.fromhex(read_state(part / "step_000006").window["kl"]) > 0
+    start(part, resume=True)
+    for key in ("step", "loss", "kl", "grad_norm"):
+        assert [line[key] for line in steps(part)] == [line[key] for line in expected]
+
+
+def test_a_checkpoint_that_is_taken_while_the_base_is_asked_is_whole(go, tmp_path, monkeypatch):
+    """Checkpoints are taken by a thread beside the next step, which asks the base first."""
+    as_base = LanguageModel.as_base
+
+    @contextmanager
+    def for_long(model):
+        with as_base(model):
+            time.sleep(0.03)
+            yield
+
+    monkeypatch.setattr(LanguageModel, "as_base", for_long)
+    every = {"save_every_steps": 1, "eval_every_steps": 9, "max_steps": 6}
+    go("run", lora__kl=0.5, **every)
+    found = [adapters(tmp_path / "run", step) for step in range(1, 7)]
+    assert {len(one) for one in found} == {14}
 
 
 def test_two_processes_measure_and_end_alike(world, tmp_path):
@@ -357,6 +289,15 @@ def test_two_processes_measure_and_end_alike(world, tmp_path):
             assert code == 0, log[-3000:]
     alone, two, ddp = (judged(tmp_path / one.name) for one in jobs)
     assert alone == two
+    figures = [
+        [(line["loss"], line["kl"], line["grad_norm"]) for line in steps(tmp_path / one.name)]
+        for one in jobs
+    ]
+    assert figures[0] == figures[1]
+    assert len(figures[0]) == 4
+    assert [kl > 0 for _, kl, _ in figures[0]] == [False, True, True, True]
+    for ours, theirs in zip(figures[0], figures[2], strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-3, abs=1e-6)
     assert [line["forgetting"] > 0.4 for line in alone] == [False, True]
     assert [line["step"] for line in ddp] == [line["step"] for line in alone] == [2, 4]
     assert ddp[0]["probe_loss"] == pytest.approx(alone[0]["probe_loss"], rel=1e-4)

@@ -117,3 +117,25 @@ def test_what_ends_no_answer_or_cannot_be_loaded_is_refused(make_tokenizer, tmp_
         with pytest.raises(CheckpointError, match="its tokenizer cannot be loaded") as caught:
             open_form(str(tmp_path / name))
         assert "\n" not in str(caught.value)
+
+
+REFUSES = (
+    "{% if messages|length > 2 %}{{ raise_exception('One question only. Sorry.') }}{% endif %}"
+    "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ messages[9]['content'] }}", "{{ 1 + '1' }}"])
+def test_a_template_that_is_damaged_is_one_line(make_tokenizer, template):
+    with pytest.raises(
+        CheckpointError, match="cannot write a conversation of 2 messages"
+    ) as caught:
+        Form(make_tokenizer(template=template))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_may_refuse_a_conversation(make_tokenizer):
+    form = Form(make_tokenizer(template=REFUSES))
+    assert written(form, Asked("好")) == "好<|im_end|>"
+    with pytest.raises(CheckpointError, match=r"of 3 messages \(One question only\)"):
+        form.prompt_ids([TALK])

@@ -16,7 +16,7 @@ from chatlm.adapters.data import is_held_out
 from chatlm.adapters.forms import Asked, Form, open_form
 from chatlm.checkpoint.kinds import kind_of
 from chatlm.checkpoint.paths import resolve_model
-from tests.adapters import small_chatglm
+from tests.adapters import small
 from tests.page_commands import ROOT, commands, lines, with_values
 from tests.trainings import forget_accelerate
 from utils import cover_alpaca2jsonl, export_model, tokenize_dataset_rows
@@ -67,7 +67,7 @@ def held_out_rows(form: Form) -> list[dict[str, str]]:
 def road(tmp_path_factory):
     """A folder in which the four steps and the merge have been done."""
     folder = tmp_path_factory.mktemp("road")
-    base = small_chatglm.write(folder / "THUDM" / "chatglm-6b")
+    base = small.chatglm(folder / "THUDM" / "chatglm-6b")
     before = {path.name: path.read_bytes() for path in base.iterdir()}
     rows = json.loads(ROWS.read_text(encoding="utf-8")) + held_out_rows(open_form(str(base)))
     (folder / "data").mkdir()

@@ -9,10 +9,10 @@ from chatlm.adapters.base import Hold, open_base
 from chatlm.adapters.forms import open_form
 from chatlm.adapters.language_model import LEAST_SHARE, LEAST_TOKENS, LanguageModel, alike, flat
 from chatlm.model.trainee import IGNORE_INDEX
-from tests.adapters import small, small_chatglm
+from tests.adapters import small
 
 CPU = torch.device("cpu")
-KINDS = ("gpt2", "t5", "llama", "chatglm")
+KINDS = ("causal", "seq2seq", "llama", "chatglm")
 LENGTHS = [
     (3, 4),
     (90, 20),
@@ -27,33 +27,9 @@ LENGTHS = [
 ]
 
 
-def llama(folder, tokenizer):
-    """Writes a Llama with rotary positions and fewer heads for keys than for queries."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer) + 3,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-    )
-    return small.save(LlamaForCausalLM(config).eval(), tokenizer, folder)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, make_tokenizer):
-    folder, tokenizer = tmp_path_factory.mktemp("bases"), make_tokenizer()
-    return {
-        "gpt2": small.causal(folder / "gpt2", tokenizer),
-        "t5": small.seq2seq(folder / "t5", tokenizer),
-        "llama": llama(folder / "llama", tokenizer),
-        "chatglm": small_chatglm.write(folder / "chatglm"),
-    }
+    return small.bases(tmp_path_factory.mktemp("bases"), make_tokenizer(), KINDS)
 
 
 @pytest.fixture(scope="module")

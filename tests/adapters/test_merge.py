@@ -21,7 +21,7 @@ from chatlm.checkpoint.weights import load_model
 from chatlm.errors import CheckpointError, ConfigError, StorageError
 from chatlm.export import merge, plain, precision, probes
 from chatlm.tokenizer import Tokenizer
-from tests.adapters import peft_folders
+from tests.adapters import small
 from utils.export_model import main
 
 CPU = Hold(torch.device("cpu"))
@@ -32,7 +32,14 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory, make_tokenizer):
-    return peft_folders.bases(tmp_path_factory.mktemp("bases"), make_tokenizer)
+    """Return a base of each kind, with a licence, a README and a program."""
+    tokenizer = make_tokenizer(texts=small.TEXTS)
+    made = small.bases(tmp_path_factory.mktemp("bases"), tokenizer)
+    for base in made.values():
+        (base / "LICENSE").write_text("take it")
+        (base / "README.md").write_text("a model")
+        (base / "modeling_it.py").write_text("raise SystemExit('was run')")
+    return made
 
 
 @pytest.fixture
@@ -42,7 +49,7 @@ def tuned(bases, tmp_path):
     def make(kind="causal", **settings):
         step = tmp_path / "zh" / "step_000003"
         targets = {"target_modules": TARGETS[kind]}
-        folder = peft_folders.write(step, bases[kind], **{**targets, **settings})
+        folder = small.adapters(step, bases[kind], **{**targets, **settings})
         open_model(folder, CPU).form.tokenizer.save_pretrained(folder)
         (folder / "chat.json").write_text('{"max_source_tokens": 60, "max_new_tokens": 20}')
         entries = {path.name: manifest.entry_of(path) for path in folder.iterdir()}
@@ -201,7 +208,7 @@ def test_numbers_that_do_not_fit_are_refused(tuned, export, tmp_path):
 
 def test_the_base_may_be_a_model_of_ours(tmp_path, export):
     base = make_lively(tmp_path / "base")
-    folder = peft_folders.write(tmp_path / "step", base, target_modules=["q", "v"])
+    folder = small.adapters(tmp_path / "step", base, target_modules=["q", "v"])
     report = export(folder, "num_probes=2", "probe_tokens=8")
     assert report["identical"] == 1.0
     out = tmp_path / "out"
@@ -269,7 +276,7 @@ def test_damage_is_refused_and_leaves_nothing(tuned, export, tmp_path):
 def test_a_quantised_base_takes_no_adapters(bases, tuned, export, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(bases["causal"], base)
-    folder = peft_folders.write(tmp_path / "step", base)
+    folder = small.adapters(tmp_path / "step", base)
     fields = json.loads((base / "config.json").read_text())
     fields["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (base / "config.json").write_text(json.dumps(fields))

@@ -7,14 +7,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from chatlm.adapters.base import Hold
+from chatlm.adapters.base import Hold, open_base
 from chatlm.adapters.opened import open_model
 from chatlm.checkpoint.kinds import base_of, kind_of
 from chatlm.checkpoint.paths import resolve_model
-from chatlm.errors import CheckpointError
-from tests.adapters import peft_folders, small
+from chatlm.errors import CheckpointError, ConfigError
+from tests.adapters import small
 from utils import import_weights
 
 CPU = Hold(torch.device("cpu"))
@@ -30,7 +30,7 @@ def base(tmp_path_factory, make_tokenizer):
 
 @pytest.fixture
 def adapters(base, tmp_path):
-    return peft_folders.write(tmp_path / "theirs", base)
+    return small.adapters(tmp_path / "theirs", base)
 
 
 def logits(model):
@@ -67,7 +67,7 @@ def test_adapters_are_opened_on_their_base_and_switched_off(base, adapters):
     ],
 )
 def test_what_others_publish_is_opened_as_peft_opens_it(base, tmp_path, settings, caplog):
-    folder = peft_folders.write(tmp_path / "theirs", base, **settings)
+    folder = small.adapters(tmp_path / "theirs", base, **settings)
     plain = AutoModelForCausalLM.from_pretrained(base).eval()
     before = logits(plain)
     expected = logits(PeftModel.from_pretrained(plain, folder).eval())
@@ -80,7 +80,7 @@ def test_what_others_publish_is_opened_as_peft_opens_it(base, tmp_path, settings
 def test_a_run_gives_its_best_step_else_its_newest(base, tmp_path):
     run = tmp_path / "out" / "zh"
     for step in (4, 8):
-        folder = peft_folders.write(run / f"step_{step:06d}", base)
+        folder = small.adapters(run / f"step_{step:06d}", base)
         (folder / "MANIFEST.json").write_text("{}")
     assert resolve_model(run) == run / "step_000008"
     (run / "best").write_text("step_000004\n")
@@ -94,7 +94,7 @@ def test_the_newest_run_is_found_among_runs_of_both_kinds(base, tmp_path):
     ours = tmp_path / "out" / "train-001" / "step_000001"
     shutil.copytree(base, ours)
     (ours / "MANIFEST.json").write_text("{}")
-    theirs = peft_folders.write(tmp_path / "out" / "zh" / "step_000001", base)
+    theirs = small.adapters(tmp_path / "out" / "zh" / "step_000001", base)
     (theirs / "MANIFEST.json").write_text("{}")
     assert resolve_model(None, tmp_path / "out") == theirs
 
@@ -157,10 +157,41 @@ def test_a_file_that_lacks_a_tensor_is_refused(adapters):
         open_model(adapters, CPU)
 
 
+def test_a_tokenizer_that_is_damaged_is_not_taken_for_a_missing_base(base, adapters, tmp_path):
+    AutoTokenizer.from_pretrained(base).save_pretrained(adapters)
+    (adapters / "tokenizer.json").write_text("{")
+    changed(adapters, base_model_name_or_path=str(tmp_path / "moved"))
+    with pytest.raises(CheckpointError, match=f"base={adapters}: its tokenizer cannot be loaded"):
+        open_model(adapters, CPU)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda weights: weights[: len(weights) // 2], CheckpointError, "weights are damaged"),
+        (lambda _: b"junk" * 9, CheckpointError, "its weights are damaged .*: copy them anew"),
+        ({"n_embd": 64}, CheckpointError, r"in other shapes \(transformer.h.0.attn.c_attn.bias, "),
+        ({"n_head": 0}, ConfigError, "cannot be opened: integer division or modulo by zero"),
+        ({"n_layer": "two"}, ConfigError, "cannot be opened: Validation error for field 'n_layer'"),
+        ({"model_type": "vit"}, ConfigError, "cannot be opened"),
+    ],
+)
+def test_a_base_that_is_no_model_is_one_line(base, tmp_path, spoil, error, message):
+    own = shutil.copytree(base, tmp_path / "own")
+    weights, config = own / "model.safetensors", own / "config.json"
+    if isinstance(spoil, dict):
+        config.write_text(json.dumps(json.loads(config.read_text()) | spoil))
+    else:
+        weights.write_bytes(spoil(weights.read_bytes()))
+    with pytest.raises(error, match=message) as found:
+        open_base(str(own), CPU)
+    assert "\n" not in str(found.value)
+
+
 def test_a_base_that_moved_is_told_from_one_that_is_damaged(base, tmp_path):
     own = tmp_path / "base"
     shutil.copytree(base, own)
-    folder = peft_folders.write(tmp_path / "theirs", own)
+    folder = small.adapters(tmp_path / "theirs", own)
     (own / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="cannot be opened"):
         open_model(folder, CPU)

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-import train
 from chatlm.adapters.base import Hold, open_base
 from chatlm.adapters.forms import Asked, open_form
 from chatlm.adapters.language_model import LanguageModel
@@ -28,9 +26,10 @@ from chatlm.model.config import ModelConfig
 from chatlm.model.hf import save_pretrained
 from chatlm.model.t5 import T5
 from chatlm.tokenizer import Tokenizer
-from tests import tiny_data
 from tests.adapters import small
+from tests.adapters.tunings import SETTINGS, pairs_file
 from tests.tiny_checkpoint import make_checkpoint
+from tests.trainings import train_with
 
 CPU = Hold(torch.device("cpu"))
 QUESTIONS = ["今天天气很好", "你好！", "公园", "</s><pad>", " \u200b我 们"]
@@ -121,29 +120,8 @@ def test_it_can_be_tuned_and_talked_with(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": one.prompt, "response": one.response} for one in tiny_data.examples(40)]
-    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    (tmp_path / "sums.jsonl").write_text(text, "utf-8")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    settings = {
-        "finetune": True,
-        "base": base,
-        "lora.rank": 4,
-        "data": "sums.jsonl",
-        "out": "out/tuned",
-        "learning_rate": 3e-2,
-        "batch_size": 8,
-        "microbatch_tokens": 2048,
-        "max_source_tokens": 64,
-        "max_target_tokens": 64,
-        "max_new_tokens": 12,
-        "eval_answers": 2,
-        "max_steps": 4,
-        "device": "cpu",
-        "threads": 1,
-    }
-    assert train.main([f"{key}={value}" for key, value in settings.items()]) == 0
+    few = {"learning_rate": 3e-2, "eval_answers": 2, "max_steps": 4}
+    train_with(**SETTINGS | few, base=base, data=pairs_file(tmp_path, 40), out="out/tuned")
     folder = resolve_model(tmp_path / "out" / "tuned")
     weights = load_file(folder / "adapter_model.safetensors")
     assert any(name.endswith("lora_B.weight") and w.abs().max() > 0 for name, w in weights.items())

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from chatlm.adapters import probe
 from chatlm.adapters.base import Hold, open_base
-from chatlm.adapters.forms import Form
-from chatlm.adapters.language_model import LanguageModel
+from chatlm.adapters.forms import open_form
+from chatlm.adapters.language_model import LanguageModel, flat
 from chatlm.adapters.lora import with_adapters
 from chatlm.config import LoraSettings
 from tests.adapters import small
@@ -22,26 +22,8 @@ KINDS = ("causal", "seq2seq")
 
 
 @pytest.fixture(scope="module")
-def tokenizer(make_tokenizer):
-    return make_tokenizer(template=None, texts=small.TEXTS)
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory, tokenizer):
-    folder = tmp_path_factory.mktemp("bases")
-    return {kind: getattr(small, kind)(folder / kind, tokenizer) for kind in KINDS}
-
-
-def drifted(folder, dropout=0.0):
-    """Returns a model whose adapters do something."""
-    settings = LoraSettings(rank=4, dropout=dropout)
-    model = LanguageModel(with_adapters(open_base(str(folder), CPU), settings), pad_id=0)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.saved():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.3)
-    return model
+def form(base):
+    return open_form(str(base))
 
 
 def plain_logits(inner, prompt, answer):
@@ -73,8 +55,8 @@ def test_the_file_is_part_of_what_is_installed():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_figures_are_those_of_the_library_row_by_row(bases, tokenizer, kind):
-    model, form = drifted(bases[kind]), Form(tokenizer)
+def test_the_figures_are_those_of_the_library_row_by_row(bases, form, kind):
+    model = small.tuned(bases[kind])
     found = probe.measure(model, form)
     tuned, base = model.inner.eval(), open_base(str(bases[kind]), CPU)
     nats, kl, count = torch.zeros(2, dtype=torch.float64), 0.0, 0
@@ -96,17 +78,33 @@ def test_the_figures_are_those_of_the_library_row_by_row(bases, tokenizer, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fresh_adapters_have_forgotten_nothing_to_the_bit(bases, tokenizer, kind):
+def test_two_models_apart_have_the_figures_of_one_with_its_adapters_off(bases, form, kind):
+    tuned = small.tuned(bases[kind])
+    apart = LanguageModel(open_base(str(bases[kind]), CPU), pad_id=0).eval()
+    assert probe.measure(tuned, form, apart) == probe.measure(tuned, form)
+
+
+def test_ids_that_only_one_model_has_a_place_for_have_no_part_in_the_kl(base, form):
+    model, wider = (LanguageModel(open_base(str(base), CPU), pad_id=0).eval() for _ in range(2))
+    wider.inner.resize_token_embeddings(model.vocab_size + 5)  # pyright: ignore[reportCallIssue]
+    assert wider.logits(*flat([([5], [6])], CPU.device)).shape[1] == model.vocab_size + 5
+    found = probe.measure(model, form, wider)
+    assert found.kl == pytest.approx(0, abs=1e-6)
+    assert found.nats_base != found.nats_tuned
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fresh_adapters_have_forgotten_nothing_to_the_bit(bases, form, kind):
     base = open_base(str(bases[kind]), CPU)
-    alone = probe.measure(LanguageModel(base, pad_id=0), Form(tokenizer))
+    alone = probe.measure(LanguageModel(base, pad_id=0), form)
     fresh = LanguageModel(with_adapters(base, LoraSettings(rank=4)), pad_id=0)
-    found = probe.measure(fresh, Form(tokenizer))
+    found = probe.measure(fresh, form)
     assert found == alone
     assert found.forgetting == found.kl == 0
 
 
-def test_a_model_in_training_is_left_as_it_was_and_measured_without_dropout(bases, tokenizer):
-    model, form = drifted(bases["causal"], dropout=0.5).train(), Form(tokenizer)
+def test_a_model_in_training_is_left_as_it_was_and_measured_without_dropout(bases, base, form):
+    model = small.tuned(base, dropout=0.5)
     moving = [name for name, _ in model.saved()]
     first = probe.measure(model, form)
     assert model.training
@@ -116,12 +114,12 @@ def test_a_model_in_training_is_left_as_it_was_and_measured_without_dropout(base
     assert not model.training
 
 
-def test_a_row_that_a_model_has_no_positions_for_is_cut_and_gets_no_end(bases, tokenizer):
-    model, form = drifted(bases["causal"]), Form(tokenizer)
+def test_a_row_that_a_model_has_no_positions_for_is_cut_and_gets_no_end(bases, base, form):
+    model = small.tuned(base)
     most = probe.most_positions(model)
     assert most == 128
     rows = probe.rows_of(form, most)
-    whole = probe.rows_of(form, probe.most_positions(drifted(bases["seq2seq"])))
+    whole = probe.rows_of(form, probe.most_positions(small.tuned(bases["seq2seq"])))
     assert len(whole) == 48
     assert all(answer[-1:] == form.end_ids for _, answer in whole)
     for prompt, answer in rows:
@@ -130,8 +128,8 @@ def test_a_row_that_a_model_has_no_positions_for_is_cut_and_gets_no_end(bases, t
     assert max(len(prompt) + len(answer) for prompt, answer in rows) == most
 
 
-def test_it_is_measured_in_half_precision_too(bases, tokenizer):
-    model, form = drifted(bases["causal"]), Form(tokenizer)
+def test_it_is_measured_in_half_precision_too(bases, base, form):
+    model = small.tuned(base)
     exact = probe.measure(model, form)
     with torch.autocast("cpu", torch.bfloat16):
         found = probe.measure(model, form)

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from chatlm.adapters.data import parted
 from chatlm.adapters.forms import open_form
 from chatlm.adapters.sequences import open_sequences
-from tests.adapters import small_chatglm
-from tests.adapters.test_tuning import tokenized
+from tests.adapters import small
+from tests.adapters.tunings import tokenized
 from tests.launched import ROOT, Trainings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, and DeepSpeed")
@@ -61,7 +61,7 @@ def batch_with_a_rest(data: Path, base: Path) -> int:
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    base = small_chatglm.write(folder / "chatglm")
+    base = small.chatglm(folder / "chatglm")
     (folder / "data").mkdir()
     data = tokenized(folder / "data", base)
     given: dict[str, Any] = TUNING | {"base": base, "batch_size": batch_with_a_rest(data, base)}

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-import train
 from chatlm import run_folder
 from chatlm.adapters import replay
 from chatlm.adapters.data import is_held_out, prepare_data
@@ -23,7 +21,8 @@ from chatlm.dataset import prepare
 from chatlm.dataset.token_store import Ragged, TokenStore
 from chatlm.errors import CheckpointError, ConfigError, DataError
 from tests import tiny_data
-from tests.adapters import small
+from tests.adapters import small, tunings
+from tests.trainings import train_with
 from utils import tokenize_dataset_rows
 
 LIMITS: dict[str, Any] = {
@@ -31,18 +30,11 @@ LIMITS: dict[str, Any] = {
     "max_source_tokens": 64,
     "max_target_tokens": 64,
 }
-SETTINGS = LIMITS | {
-    "finetune": True,
-    "lora.rank": 4,
-    "learning_rate": 1e-2,
-    "batch_size": 8,
+SETTINGS = tunings.SETTINGS | {
     "eval_answers": 0,
     "eval_every_steps": 3,
     "save_every_steps": 3,
-    "log_every_steps": 1,
     "max_steps": 6,
-    "device": "cpu",
-    "threads": 1,
 }
 
 
@@ -147,12 +139,6 @@ def parts(folder, start, count):
     return folder
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, make_tokenizer):
-    folder = tmp_path_factory.mktemp("base")
-    return small.causal(folder / "base", make_tokenizer(template=None, texts=small.TEXTS))
-
-
 def prepared(base, data, general, share=0.3):
     """Returns what a run would read."""
     settings = TrainConfig(
@@ -221,11 +207,7 @@ def go(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def tune(name, **changes):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        given = {key.replace("__", "."): value for key, value in changes.items()}
-        settings = SETTINGS | {"base": base, "out": f"out/{name}"} | given
-        assert train.main([f"{key}={value}" for key, value in settings.items()]) == 0
+        train_with(**SETTINGS | {"base": base, "out": f"out/{name}"} | changes)
         return tmp_path / "out" / name
 
     return tune

@@ -16,6 +16,7 @@ from chatlm.dataset import token_store
 from chatlm.dataset.batches import collate
 from chatlm.errors import DataError
 from chatlm.tokenizer import Tokenizer
+from tests.adapters import small
 
 PAIRS = [
     ("三原色是什么？", "红、绿、蓝。"),
@@ -140,18 +141,10 @@ def test_every_reason_has_its_line():
     assert not REASONS.keys() & reasons.REASONS.keys()
 
 
-def small_gpt2(size):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    shape = GPT2Config(vocab_size=size, n_embd=32, n_layer=1, n_head=2, n_positions=300)
-    return GPT2LMHeadModel(shape).eval()
-
-
 def test_batches_hide_prompts_and_padding(form, tmp_path):
     _, store = written(form, tmp_path / "store", Limits(60, skip_overlength=False))
     batch = collate(store, np.array([0, 1]))
-    inner, seen = small_gpt2(form.vocab_size), {}
+    inner, seen = small.gpt2(form.vocab_size), {}
     inner.register_forward_pre_hook(lambda _, __, given: seen.update(given), with_kwargs=True)
     found = LanguageModel(inner, pad_id=form.pad_id)(*batch.tensors())
     ids = seen["input_ids"]
@@ -171,9 +164,7 @@ def test_batches_hide_prompts_and_padding(form, tmp_path):
 
 def test_a_batch_trains_chatglm_and_a_model_of_transformers(tmp_path):
     from chatlm.adapters.forms import open_form
-    from chatlm.glm.configuration import ChatGLMConfig
-    from chatlm.glm.modeling import ChatGLMForConditionalGeneration
-    from tests.glm.small import SMALL, write_folder
+    from tests.glm.small import write_folder
 
     glm = open_form(str(write_folder(tmp_path / "glm")))
     counts = sequences.write(
@@ -182,12 +173,9 @@ def test_a_batch_trains_chatglm_and_a_model_of_transformers(tmp_path):
     assert counts.kept == 3
     store = open_sequences(tmp_path / "store", glm.fingerprint)
     batch = collate(store, np.array([0, 1, 2]))
-    tokenizer, size = glm.tokenizer, glm.vocab_size
-    names = [f"{name}_token_id" for name in ("bos", "eos", "mask", "gmask")]
-    ids = {name: getattr(tokenizer, name) for name in names}
-    config = ChatGLMConfig(**{**SMALL, **ids, "vocab_size": size, "num_used_ids": size})
-    torch.manual_seed(0)
-    for inner in (ChatGLMForConditionalGeneration(config), small_gpt2(size)):
+    size = glm.vocab_size
+    plain = small.gpt2(size, n_positions=300, initializer_range=0.02)
+    for inner in (small.fresh_chatglm(glm), plain):
         found = LanguageModel(inner, pad_id=glm.pad_id)(*batch.tensors())
         found.loss_sum.backward()
         mean = found.loss_sum.item() / found.num_tokens

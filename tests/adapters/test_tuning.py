@@ -2,55 +2,28 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from peft import PeftModel
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-import train
-from chatlm import run_folder
+from chatlm.adapters import speech
 from chatlm.adapters.base import Hold, open_base
 from chatlm.adapters.data import is_held_out
-from chatlm.adapters.language_model import LanguageModel
+from chatlm.adapters.language_model import LanguageModel, flat
 from chatlm.adapters.lora import with_adapters
+from chatlm.adapters.opened import open_model
 from chatlm.config import LoraSettings
 from chatlm.errors import CheckpointError, ConfigError, DataError
+from chatlm.generation_config import GenerationConfig
 from tests import tiny_data
 from tests.adapters import small
+from tests.adapters.tunings import DEVICE, PAIRS, SETTINGS, adapters, are_equal, losses, tokenized
+from tests.trainings import train_with
 from utils import tokenize_dataset_rows
 
-CPU = Hold(torch.device("cpu"))
-SETTINGS = {
-    "finetune": True,
-    "lora.rank": 4,
-    "learning_rate": 1e-2,
-    "batch_size": 8,
-    "microbatch_tokens": 2048,
-    "max_source_tokens": 64,
-    "max_target_tokens": 64,
-    "max_new_tokens": 12,
-    "eval_answers": 4,
-    "eval_every_steps": 4,
-    "save_every_steps": 4,
-    "log_every_steps": 1,
-    "max_steps": 8,
-    "device": "cpu",
-    "threads": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory, make_tokenizer):
-    folder = tmp_path_factory.mktemp("bases")
-    tokenizer = make_tokenizer(template=None, texts=small.TEXTS)
-    return {
-        "causal": small.causal(folder / "causal", tokenizer),
-        "seq2seq": small.seq2seq(folder / "seq2seq", tokenizer),
-    }
+CPU = Hold(DEVICE)
 
 
 @pytest.fixture
@@ -59,58 +32,17 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def go(name, **changes):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        given = {key.replace("__", "."): value for key, value in changes.items()}
-        settings = SETTINGS | {"out": f"out/{name}"} | given
-        assert train.main([f"{key}={value}" for key, value in settings.items()]) == 0
+        train_with(**SETTINGS | {"out": f"out/{name}"} | changes)
         return tmp_path / "out" / name
 
     return go
-
-
-def pairs_file(folder: Path, count: int = 60) -> Path:
-    path = folder / "sums.jsonl"
-    rows = [{"prompt": one.prompt, "response": one.response} for one in tiny_data.examples(count)]
-    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), "utf-8")
-    return path
-
-
-def tokenized(folder: Path, base: Path, **changes) -> Path:
-    settings = {"jsonl_path": pairs_file(folder), "save_path": folder / "ids", "base": base}
-    config = tokenize_dataset_rows.TokenizeConfig(
-        **{key: str(value) for key, value in settings.items()}, **changes
-    )
-    tokenize_dataset_rows.tokenize(config)
-    return folder / "ids"
-
-
-def losses(folder):
-    return [record["loss"] for record in run_folder.metrics(folder) if "loss" in record]
-
-
-def adapters(folder, step):
-    return load_file(folder / f"step_{step:06d}" / "adapter_model.safetensors")
-
-
-def flat(pairs):
-    sources, targets = zip(*pairs, strict=True)
-    ends = [
-        torch.tensor([0, *torch.tensor([len(row) for row in side]).cumsum(0).tolist()])
-        for side in (sources, targets)
-    ]
-    ids = [torch.tensor([token for row in side for token in row]) for side in (sources, targets)]
-    return ids[0], ids[1], *ends
-
-
-PAIRS = [([5, 6, 7], [8, 9, 3]), ([11], [12, 13, 14, 15, 3]), ([4, 4, 9, 20, 21], [30])]
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
 def test_the_loss_of_a_flat_batch_is_that_of_its_pairs_by_the_library(bases, kind):
     base = open_base(str(bases[kind]), CPU)
     model = LanguageModel(base, pad_id=0)
-    found = model(*flat(PAIRS))
+    found = model(*flat(PAIRS, DEVICE))
     expected = torch.zeros(())
     for source, target in PAIRS:
         if kind == "causal":
@@ -121,16 +53,16 @@ def test_the_loss_of_a_flat_batch_is_that_of_its_pairs_by_the_library(bases, kin
         expected = expected + output.loss * len(target)
     torch.testing.assert_close(found.loss_sum, expected, rtol=1e-5, atol=1e-5)
     assert found.num_tokens == sum(len(target) for _, target in PAIRS)
-    alone = sum(model(*flat([pair])).loss_sum for pair in PAIRS)
+    alone = sum(model(*flat([pair], DEVICE)).loss_sum for pair in PAIRS)
     torch.testing.assert_close(found.loss_sum, alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
 def test_fresh_adapters_change_no_bit(bases, kind):
     base = open_base(str(bases[kind]), CPU)
-    before = LanguageModel(base, pad_id=0)(*flat(PAIRS)).loss_sum
+    before = LanguageModel(base, pad_id=0)(*flat(PAIRS, DEVICE)).loss_sum
     model = LanguageModel(with_adapters(base, LoraSettings(rank=4)), pad_id=0).eval()
-    assert torch.equal(model(*flat(PAIRS)).loss_sum, before)
+    assert torch.equal(model(*flat(PAIRS, DEVICE)).loss_sum, before)
     moving = [name for name, _ in model.saved()]
     assert moving
     assert all("lora_" in name for name in moving)
@@ -149,10 +81,13 @@ def test_a_run_learns_saves_what_peft_reads_and_leaves_the_base_alone(bases, run
     tuned = PeftModel.from_pretrained(plain, step).eval()
     saved = adapters(folder, 24)
     assert all(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_B" in name)
-    merged_loss = LanguageModel(tuned, pad_id=0)(*flat(PAIRS)).loss_sum
+    merged_loss = LanguageModel(tuned, pad_id=0)(*flat(PAIRS, DEVICE)).loss_sum
     merged = tuned.merge_and_unload()
     torch.testing.assert_close(
-        LanguageModel(merged, pad_id=0)(*flat(PAIRS)).loss_sum, merged_loss, rtol=1e-5, atol=1e-4
+        LanguageModel(merged, pad_id=0)(*flat(PAIRS, DEVICE)).loss_sum,
+        merged_loss,
+        rtol=1e-5,
+        atol=1e-4,
     )
     assert (step / "tokenizer.json").is_file()
     assert json.loads((step / "adapter_config.json").read_text())["r"] == 4
@@ -168,9 +103,7 @@ def test_ids_from_the_workbench_are_trained_on_and_resumed_to_the_bit(bases, run
         target.unlink() if target.is_symlink() else shutil.rmtree(target, ignore_errors=True)
     resumed = run("part", resume=True)
     assert losses(resumed) == losses(whole)
-    one, other = adapters(whole, 8), adapters(resumed, 8)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert are_equal(adapters(whole, 8), adapters(resumed, 8))
 
 
 def test_what_does_not_fit_together_is_refused(bases, run, tmp_path, make_tokenizer):
@@ -188,6 +121,34 @@ def test_what_does_not_fit_together_is_refused(bases, run, tmp_path, make_tokeni
         run("e", data=data, base=bases["causal"], quantize="nf4")
     with pytest.raises(ConfigError, match="base= needs finetune=True"):
         run("f", data=data, base=bases["causal"], finetune=False)
+
+
+def test_pairs_are_as_long_as_the_table_of_positions_and_no_longer(bases, run, tmp_path):
+    """The GPT-2 has 128 positions, the T5 knows distances."""
+    rows = [{"prompt": f"{n}" + "长" * 30, "response": "好" * 40} for n in range(40)]
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "long.jsonl").write_text(text, "utf-8")
+    for kind in bases:
+        for most in (128, 129):
+            place = tmp_path / f"{kind}{most}"
+            config = tokenize_dataset_rows.TokenizeConfig(
+                str(tmp_path / "long.jsonl"), str(place), most, base=str(bases[kind])
+            )
+            tokenize_dataset_rows.tokenize(config)
+    few = {"max_steps": 1, "max_new_tokens": 20, "eval_answers": 0}
+    with pytest.raises(ConfigError, match=r"longest pair has 129 tokens, .* positions for 128"):
+        run("a", base=bases["causal"], data=tmp_path / "causal129", **few)
+    run("b", base=bases["causal"], data=tmp_path / "causal128", **few)
+    run("c", base=bases["seq2seq"], data=tmp_path / "seq2seq129", **few)
+
+
+def test_an_answer_ends_where_the_positions_do(base):
+    opened = open_model(base, CPU)
+    opened.form.stop_ids = [opened.form.vocab_size]
+    config = GenerationConfig(max_new_tokens=20, min_new_tokens=15)
+    found = speech.answer(opened.model, [[5, 6] * 60, [7]], config, opened.form)
+    assert list(map(len, found)) == [8, 8]
+    assert len(speech.answer(opened.model, [[7]], config, opened.form)[0]) == 20
 
 
 def test_a_prompt_is_held_out_wherever_it_stands():

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-import train
 from chatlm import evaluate, run_folder
 from chatlm.adapters.base import Hold, open_base
 from chatlm.adapters.data import parted
@@ -22,8 +20,9 @@ from chatlm.adapters.sequences import open_sequences
 from chatlm.checkpoint.kinds import kind_of
 from chatlm.checkpoint.paths import resolve_model
 from chatlm.errors import CheckpointError, ConfigError
-from tests.adapters import small, small_chatglm
-from tests.adapters.test_tuning import SETTINGS, losses, tokenized
+from tests.adapters import small
+from tests.adapters.tunings import SETTINGS, losses, tokenized
+from tests.trainings import train_with
 from utils import export_model
 
 CPU = Hold(torch.device("cpu"))
@@ -33,12 +32,7 @@ TIED = {"causal": ("transformer.wte.weight", "lm_head.weight"), "seq2seq": ("sha
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory, make_tokenizer):
-    folder, tokenizer = tmp_path_factory.mktemp("bases"), make_tokenizer(texts=small.TEXTS)
-    return {
-        "causal": small.causal(folder / "causal", tokenizer),
-        "seq2seq": small.seq2seq(folder / "seq2seq", tokenizer),
-        "chatglm": small_chatglm.write(folder / "chatglm"),
-    }
+    return small.bases(tmp_path_factory.mktemp("bases"), make_tokenizer(texts=small.TEXTS))
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +55,8 @@ def run(bases, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def go(name, kind="causal", **changes):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
         given = {"base": bases[kind], "data": data(kind), "lora.rank": 0, "learning_rate": 1e-3}
-        settings = SETTINGS | {"out": f"out/{name}"} | given | changes
-        assert train.main([f"{key}={value}" for key, value in settings.items()]) == 0
+        train_with(**SETTINGS | {"out": f"out/{name}"} | given | changes)
         return tmp_path / "out" / name
 
     return go

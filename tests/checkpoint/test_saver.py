@@ -15,7 +15,7 @@ from chatlm.checkpoint.moments import read_moments
 from chatlm.checkpoint.paths import resolve_model, saved_steps
 from chatlm.checkpoint.saver import Saver
 from chatlm.checkpoint.weights import load_model
-from chatlm.errors import SickRunError, StorageError
+from chatlm.errors import CheckpointError, SickRunError, StorageError
 from chatlm.health import finite
 from chatlm.model import hf
 from chatlm.tokenizer import Tokenizer
@@ -217,6 +217,16 @@ def test_the_best_is_the_one_with_the_lowest_loss_if_it_was_saved(tmp_path):
     assert resolve_model(tmp_path).name == "step_000005"
     save(tmp_path, 15, best_step=12)
     assert resolve_model(tmp_path).name == "step_000015"
+
+
+def test_where_none_is_good_none_is_opened_unless_it_is_named(tmp_path):
+    folder = save(tmp_path / "run", 5, 10, best_step=None)
+    for name in (tmp_path / "run", None):
+        with pytest.raises(CheckpointError, match=f"within max_forgetting=.*{folder}"):
+            resolve_model(name, tmp_path)
+    assert resolve_model(folder) == folder
+    save(tmp_path / "run", 15, best_step=5)
+    assert resolve_model(None, tmp_path).name == "step_000005"
 
 
 @pytest.mark.parametrize("background", [False, True])

@@ -65,7 +65,7 @@ def snapshot(step: int) -> Snapshot:
     return Snapshot(state(step), weights, moments, T5Layout(model()), tokenizer(), CHAT)
 
 
-def save(run: Path, *steps: int, keep: int = 99, best_step: int = 0) -> Path:
+def save(run: Path, *steps: int, keep: int = 99, best_step: int | None = 0) -> Path:
     """Saves these steps of a run; returns the last one's folder."""
     run.mkdir(parents=True, exist_ok=True)
     saver = Saver(run, keep=keep, background=False)

@@ -57,9 +57,7 @@ def form(make_tokenizer) -> Form:  # noqa: F811
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory, make_tokenizer) -> Project:  # noqa: F811
-    from accelerate.state import AcceleratorState, GradientState
-
-    import train
+    from tests.trainings import train_with
     from utils import cover_alpaca2jsonl, tokenize_dataset_rows
 
     folder = tmp_path_factory.mktemp("project")
@@ -71,8 +69,5 @@ def project(tmp_path_factory, make_tokenizer) -> Project:  # noqa: F811
         assert cover_alpaca2jsonl.main(["data_path=sums.json", "save_path=sums.jsonl"]) == 0
         made = ["jsonl_path=sums.jsonl", "save_path=ids", "base=base"]
         assert tokenize_dataset_rows.main(made) == 0
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        settings = TRAINING | {"base": "base", "data": "ids", "out": "out/sums"}
-        assert train.main([f"{key}={value}" for key, value in settings.items()]) == 0
+        train_with(**TRAINING, base="base", data="ids", out="out/sums")
     return Project(folder, base, data, folder / "ids", folder / "out" / "sums")

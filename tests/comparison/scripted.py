@@ -7,9 +7,9 @@ from chatlm.comparison.questions import Asking, Question
 from chatlm.comparison.result import Comparison, Probe, Row
 
 QUESTIONS = [
-    Question("三原色是什么？", [1, 2], ["三原色是红、绿、蓝。", "红色、绿色和蓝色。"], [3, 4]),
-    Question("Name a <b>fruit</b> & say why.", [5], ["An apple, because it is sweet."], [6]),
-    Question("列出三种水果。", [7, 8], ["苹果、香蕉、葡萄。"], [9]),
+    Question("三原色是什么？", [1, 2], ["三原色是红、绿、蓝。", "红色、绿色和蓝色。"], [[3], [4]]),
+    Question("Name a <b>fruit</b> & say why.", [5], ["An apple, because it is sweet."], [[6]]),
+    Question("列出三种水果。", [7, 8], ["苹果、香蕉、葡萄。"], [[9]]),
 ]
 TUNED = [
     Answer("三原色是红、绿、蓝。", False, 9),

@@ -1,10 +1,13 @@
 """The command, from argv to its files, on adapters that were really trained."""
 
 import json
+import math
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
 
 import cli_demo
 from chatlm import run_folder
@@ -17,10 +20,11 @@ from chatlm.comparison import answers, compare, held_out
 from chatlm.comparison.questions import Question
 from chatlm.comparison.settings import CompareConfig
 from chatlm.errors import ConfigError, DataError
-from tests.adapters import peft_folders, small
+from tests.adapters import small
 from tests.comparison.conftest import write_pairs
 
 CPU = Hold(torch.device("cpu"))
+META = {"format": "pt"}
 SETTINGS = {"data": "sums.json", "max_new_tokens": 16, "device": "cpu", "probe": False}
 
 
@@ -42,7 +46,7 @@ def compared(project):
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory, make_tokenizer):
     """Returns a base of each kind: with a chat template, of two stacks, and a ChatGLM."""
-    return peft_folders.bases(tmp_path_factory.mktemp("kinds"), make_tokenizer)
+    return small.bases(tmp_path_factory.mktemp("kinds"), make_tokenizer(texts=small.TEXTS))
 
 
 def made(**changes):
@@ -76,9 +80,11 @@ def test_the_base_answers_as_its_folder_does_alone(here, compared):
     assert alone.notes == (compare.NO_BASE, held_out.UNKNOWN)
     assert alone.contest is None
     assert alone.base == ""
-    named = made(model="out/sums", base="base")
+    named = made(model="out/sums", base="base", probe=True)
     assert named.rows == compared.rows
     assert named.figures == compared.figures
+    # Two models apart drift as far as one does from itself without its adapters.
+    assert named.probe == compared.probe
 
 
 def test_answers_are_cut_where_they_did_not_end(here, compared):
@@ -100,12 +106,64 @@ def test_an_answer_that_ends_by_itself_is_not_cut(here):
     config = CompareConfig(max_new_tokens=6).generation(100)
     (whole,) = answers.ask(opened, [question], config, 1, lambda _: None)
     assert whole.is_cut
-    ids = speech.answer(opened.model, [question.prompt_ids], config, opened.form.stop_ids)
+    ids = speech.answer(opened.model, [question.prompt_ids], config, opened.form)
     for last in range(1, 6):  # the last of them with the last token that there is
         opened.form.stop_ids = [ids[0][last]]
         (ended,) = answers.ask(opened, [question], config, 1, lambda _: None)
         assert not ended.is_cut
         assert ended.num_tokens == ids[0].index(ids[0][last])
+
+
+def test_each_token_of_each_reference_counts_alike(here):
+    opened = open_model(here.base, CPU)
+    form, texts = opened.form, [["三"], ["二加三等于五。", "五", "不知道"]]
+    prompts = form.prompt_ids([Asked("一加二"), Asked("二加三")])
+    targets = [[[*ids, *form.end_ids] for ids in form.answer_ids(some)] for some in texts]
+    asked = [
+        Question("?", prompt or [], some, ids)
+        for prompt, some, ids in zip(prompts, texts, targets, strict=True)
+    ]
+    nats, tokens = 0.0, 0
+    for one in asked:
+        for target in one.targets:
+            with torch.no_grad():
+                logits = opened.model.inner(torch.tensor([one.prompt_ids + target])).logits[0]
+            at = logits[len(one.prompt_ids) - 1 : -1]
+            nats += cross_entropy(at, torch.tensor(target), reduction="sum").item()
+            tokens += len(target)
+    for at_once in (1, 3):
+        found = answers.reference_loss(opened, asked, at_once)
+        assert found.num_tokens == tokens
+        assert found.nats_per_token == pytest.approx(nats / tokens, rel=1e-5)
+        chars = sum(len(text) for some in texts for text in some)
+        assert found.bits_per_char == pytest.approx(nats / math.log(2) / chars, rel=1e-5)
+
+
+def test_what_a_form_never_says_is_not_said(here):
+    opened = open_model(here.base, CPU)
+    config = CompareConfig(max_new_tokens=6).generation(100)
+    (free,) = speech.answer(opened.model, [[5, 6, 7]], config, opened.form)
+    opened.form.never_ids = sorted(set(free))
+    (found,) = speech.answer(opened.model, [[5, 6, 7]], config, opened.form)
+    assert found
+    assert not set(found) & set(free)
+
+
+def test_a_question_has_room_in_both_models(here):
+    """The base has fewer positions: longer rows would be out of its table."""
+    short = shutil.copytree(here.base, here.folder / "short")
+    weights = load_file(short / "model.safetensors")
+    name = "transformer.wpe.weight"
+    save_file(weights | {name: weights[name][:40].clone()}, short / "model.safetensors", META)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"n_positions": 40}))
+    found = made(model="out/sums", base="short", probe=True, max_new_tokens=8)
+    assert found.asking.left_out["too_long"] > 0
+    assert all(len(one.prompt_ids) + 8 <= 40 for one in found.asking.questions)
+    assert found.probe
+    assert found.probe.num_tokens > 0
+    with pytest.raises(ConfigError, match="the model holds 40 tokens"):
+        made(model="out/sums", base="short", max_new_tokens=40)
 
 
 def test_drawn_answers_come_again_with_the_seed(here):
@@ -217,7 +275,7 @@ def test_its_help_names_every_setting(capsys):
 @pytest.mark.parametrize("kind", ["causal", "seq2seq", "chatglm"])
 def test_every_kind_of_model_is_compared_with_its_base(kind, kinds, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    peft_folders.write(tmp_path / "tuned", kinds[kind])
+    small.adapters(tmp_path / "tuned", kinds[kind])
     path = write_pairs(tmp_path / "sums.json", 700)
     settings = SETTINGS | {"data": str(path), "rows": 3, "batch_size": 2}
     found = compare.compare(CompareConfig(**settings, model="tuned"))

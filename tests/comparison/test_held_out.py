@@ -7,18 +7,19 @@ from chatlm.adapters import sequences
 from chatlm.adapters.data import is_held_out
 from chatlm.adapters.forms import Asked
 from chatlm.comparison import held_out
-from chatlm.config import TrainConfig
+from chatlm.config import ReplaySettings, TrainConfig
 from chatlm.corpus.readers import read
 from chatlm.corpus.store import file_sha256
 from tests import tiny_data
 from tests.comparison.conftest import write_pairs
 
 
-def run_on(folder, data):
-    """Returns a checkpoint folder whose run was trained on `data`."""
+def run_on(folder, data, replayed=None):
+    """Returns a checkpoint folder whose run was trained on `data`, perhaps with a replay."""
     step = folder / "run" / "step_000001"
     step.mkdir(parents=True, exist_ok=True)
-    config = TrainConfig(finetune=True, base="base", data=str(data))
+    replay = ReplaySettings(data=str(replayed or ""))
+    config = TrainConfig(finetune=True, base="base", data=str(data), replay=replay)
     (step.parent / "config.yaml").write_text(cli.to_yaml(config), "utf-8")
     return step
 
@@ -81,6 +82,18 @@ def test_a_run_on_pairs_held_out_what_is_not_among_them(tmp_path):
         assert rule.holds(Asked(one.prompt), [1])
     other = held_out.rule_of(run_on(tmp_path, data), write_pairs(tmp_path / "a.json", 3))
     assert len(other.notes) == 1
+
+
+def test_general_pairs_of_a_replay_were_trained_on_too(tmp_path, ids):
+    general = tiny_data.make(tmp_path / "general", pairs=70)
+    step = run_on(tmp_path, ids, replayed=general)
+    rule = held_out.rule_of(step, general / "valid.parquet")
+    assert rule.notes == ()
+    assert not any(rule.holds(Asked(one.prompt), [1]) for one in tiny_data.examples(70))
+    assert all(rule.holds(Asked(one.prompt), [1]) for one in tiny_data.examples(9, 100))
+    assert english(held_out.rule_of(step, tmp_path / "sums.json")) == []
+    (note,) = english(held_out.rule_of(step, write_pairs(tmp_path / "other.json", 50)))
+    assert str(ids) in note
 
 
 def test_a_run_that_moved_all_weights_knows_its_base(tmp_path):

@@ -134,7 +134,7 @@ def test_good_answers_are_hardly_ever_called_repetitive(name):
 
 
 def test_an_answer_that_goes_on_in_blanks_is_repetitive():
-    question = Question("?", [1], ["1. 苹果"], [2])
+    question = Question("?", [1], ["1. 苹果"], [[2]])
     said = [Answer("1. 苹果", True, 40, blank_end=blanks) for blanks in (0, 15, 16, 200)]
     rows = scoring.rows_of([question] * 4, said, None)
     assert [row.tuned.is_repetitive for row in rows] == [False, False, True, True]

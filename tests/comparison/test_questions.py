@@ -48,7 +48,7 @@ def test_exactly_the_held_out_prompts_are_asked(tmp_path, form):
     for one in found.questions:
         assert one.references == [answers[one.text]]
         assert one.prompt_ids == form.prompt_ids([Asked(one.text)])[0]
-        assert one.target_ids == [*form.answer_ids(one.references)[0], *form.end_ids]
+        assert one.targets == [[*form.answer_ids(one.references)[0], *form.end_ids]]
 
 
 def test_the_order_of_the_file_and_further_rows_change_nothing(tmp_path, form):
@@ -73,7 +73,8 @@ def test_one_prompt_with_many_answers_is_asked_once(tmp_path, form):
         found = asked(written(tmp_path / "b.json", rows), form)
         same = [one for one in found.questions if one.text == first.text]
         assert [one.references for one in same] == [sorted(["乙", "甲", *first.references])]
-        assert same[0].target_ids[:-1] == form.answer_ids(same[0].references[:1])[0]
+        learnt = [[*ids, *form.end_ids] for ids in form.answer_ids(same[0].references)]
+        assert same[0].targets == learnt
         assert found.left_out["same_prompt"] == 3
 
 
@@ -93,10 +94,10 @@ def test_a_token_folder_gives_the_rows_of_its_file(tmp_path, form):
     from_ids = asked(tmp_path / "ids", form)
     for one, other in zip(from_file.questions, from_ids.questions, strict=True):
         assert one.text in other.text
-        assert (one.prompt_ids, one.references, one.target_ids) == (
+        assert (one.prompt_ids, one.references, one.targets) == (
             other.prompt_ids,
             other.references,
-            other.target_ids,
+            other.targets,
         )
     assert from_ids.left_out == from_file.left_out
 

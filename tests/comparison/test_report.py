@@ -28,7 +28,7 @@ out/zh/step_000040 ↔ base
  重复              33.3%    0.0%   +33.3%   0.0%
  重复的 4 元组     29.0%    0.0%   +29.0%   0.0%
  空回答             0.0%   33.3%   −33.3%   0.0%
- 平均字数             23      13       +9     16
+ 平均字数             23      13       +9     14
 
 问题：data/a.json：300 行里留出 3 个不同的问题，问了 3 个；未取：不是留出的 297
 胜负：胜 2，平 0，负 1；chrF 平均 +14.45（95% 区间 −53.65 到 +92.85），符号检验
@@ -43,6 +43,7 @@ chrF 4，相同 0%
  微调后                      底座                      参考
  ──────────────────────────────────────────────────────────────────────────────
  三原色是红、绿、蓝。        天空是蓝色的。            三原色是红、绿、蓝。
+                                                       另有 1 个
 
 问 列出三种水果。  胜 +4.2
 
@@ -193,6 +194,8 @@ def test_the_page_escapes_what_models_and_files_say():
     assert "\x1b" not in text
     assert "[31m" not in text
     assert "天空是蓝色的。" in text
+    assert "每个参考答案的每个 token（连同结尾）同样计入" in text
+    assert "count each token of each reference alike" in text
     hostile = replace(scripted.comparison(), model='"><img src=x onerror=alert(1)>')
     assert "<img" not in page.render(hostile)
 

@@ -54,12 +54,13 @@ def one(rank, world, port, path):
         for parameter, gradient in zip(parameters, gradients(share, parameters)):
             parameter.grad = gradient
         engine.end_share()
-        losses.append(torch.tensor(0.1 + 1e-8 * 3.0**share))
-    loss = engine.exchange(torch.stack(losses))
+        losses.append(torch.tensor([0.1 + 1e-8 * 3.0**share, 0.7 - 1e-8 * 5.0**share]))
+    sums = engine.exchange(torch.stack(losses))
     norm = engine.clip(float("inf"))
     found = torch.cat([p.grad.flatten() for p in parameters])
     bits = found.numpy().tobytes().hex()
-    record = {"loss": float(loss).hex(), "norm": float(norm).hex(), "bits": bits}
+    sums = [one.hex() for one in sums.tolist()]
+    record = {"sums": sums, "norm": float(norm).hex(), "bits": bits}
     json.dump(record, open(f"{path}/{world}-{rank}.json", "w"))
 
 
@@ -106,12 +107,14 @@ def test_all_processes_of_all_launches_find_the_same_bits(sums):
     expected = sums.pop("expected")
     assert len(sums) == 7
     assert {one["bits"] for one in sums.values()} == {expected["bits"]}
-    assert len({one["loss"] for one in sums.values()}) == 1
+    assert len({tuple(one["sums"]) for one in sums.values()}) == 1
     assert len({one["norm"] for one in sums.values()}) == 1
     # Eight digits more than fp32 holds.
-    whole = float.fromhex(sums["1-0"]["loss"])
+    loss, kl = map(float.fromhex, sums["1-0"]["sums"])
     exact = sum(float(np.float32(0.1 + 1e-8 * 3.0**share)) for share in range(SHARES))
-    assert whole == pytest.approx(exact, rel=1e-15)
+    assert loss == pytest.approx(exact, rel=1e-15)
+    exact = sum(float(np.float32(0.7 - 1e-8 * 5.0**share)) for share in range(SHARES))
+    assert kl == pytest.approx(exact, rel=1e-15)
 
 
 def store(tokens, rows):

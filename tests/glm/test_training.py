@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from chatlm.adapters.base import recompute_activations
 from chatlm.glm import modeling
 from chatlm.glm.configuration import ChatGLMConfig
 from chatlm.glm.modeling import ChatGLMForConditionalGeneration
@@ -56,19 +57,13 @@ def gradients(model, batch, **settings):
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-def checkpointed(model):
-    """Turn gradient checkpointing on, by its name of today or the older one."""
-    newer = getattr(model, "activation_checkpointing_enable", None)
-    (newer or model.gradient_checkpointing_enable)()
-
-
 def test_checkpointing_changes_no_gradient_and_keeps_no_inner_states(make_model, batch):
     model = make_model().train()
     expected = gradients(model, batch)
     calls = []
     for layer in model.transformer.layers:
         layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    checkpointed(model)
+    recompute_activations(model)
     found = gradients(model, batch)
     assert len(calls) == 2 * len(model.transformer.layers), "each layer is computed twice"
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -156,7 +151,7 @@ def test_lora_begins_as_the_base_and_learns(make_model, batch):
     before = model(**batch).loss.item()
     torch.manual_seed(1)
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8)).train()
-    checkpointed(model)
+    recompute_activations(model)
     optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=0.02)
     losses = []
     for _ in range(12):

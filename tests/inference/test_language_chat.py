@@ -24,7 +24,7 @@ from chatlm.server.conversation import prompt_of
 from chatlm.server.errors import ApiError
 from chatlm.server.openai_api import ChatMessage
 from chatlm.server.run import open_model
-from tests.adapters import peft_folders, small
+from tests.adapters import small
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_tokenizer: Any) -> Path:
     folder = tmp_path_factory.mktemp("chat")
     tokenizer = make_tokenizer(texts=small.TEXTS)
     base = small.causal(folder / "base", tokenizer)
-    step = peft_folders.write(folder / "run" / "step_000004", base, 0.5)
+    step = small.adapters(folder / "run" / "step_000004", base, 0.5)
     tokenizer.save_pretrained(step)
     (step / "MANIFEST.json").write_text("{}")
     return folder / "run"

@@ -21,7 +21,7 @@ from chatlm.inference.engine import Limits, Request, Tokens, tokens
 from chatlm.inference.language_codec import FormCodec
 from chatlm.inference.language_engine import LanguageEngine
 from chatlm.inference.open import open_engine, open_language_engine, read_codec, read_limits
-from tests.adapters import peft_folders
+from tests.adapters import small
 from tests.inference.torch_scenes import Gate, Heard, together
 
 KINDS = ("causal", "seq2seq", "chatglm")
@@ -40,8 +40,8 @@ SETTINGS: list[dict[str, Any]] = [
 def folders(tmp_path_factory: pytest.TempPathFactory, make_tokenizer: Any) -> dict[str, Path]:
     """Adapters on a base of each kind, by its name, and the bases themselves as base-..."""
     folder = tmp_path_factory.mktemp("language")
-    bases = peft_folders.bases(folder, make_tokenizer)
-    made = {kind: peft_folders.write(folder / f"tuned-{kind}", bases[kind], 0.5) for kind in KINDS}
+    bases = small.bases(folder, make_tokenizer(texts=small.TEXTS))
+    made = {kind: small.adapters(folder / f"tuned-{kind}", bases[kind], 0.5) for kind in KINDS}
     return made | {f"base-{kind}": base for kind, base in bases.items()}
 
 
@@ -69,8 +69,7 @@ def asked(engine: LanguageEngine, question: str, is_base: bool = False, **settin
 
 
 def expected(one: Opened, request: Request) -> list[int]:
-    ids, form = [list(request.source_ids)], one.form
-    return by_transformers(one.model, ids, request.config, form.stop_ids)[0]
+    return by_transformers(one.model, [list(request.source_ids)], request.config, one.form)[0]
 
 
 # --- the same answers -----------------------------------------------------------------------------
@@ -348,6 +347,9 @@ def test_how_a_folder_wants_answers_chosen_is_not_heeded(
         **{"repetition_penalty": 1.5, "no_repeat_ngram_size": 1, "max_length": 20},
         **{"min_new_tokens": 2, "num_return_sequences": 2, "early_stopping": True},
         **{"length_penalty": 0.3, "renormalize_logits": True, "eos_token_id": [5, 6]},
+        **{"stop_strings": ["a"], "max_time": 0.0, "token_healing": True, "dola_layers": "high"},
+        **{"force_words_ids": [[5]], "exponential_decay_length_penalty": [1, 1.5]},
+        "watermarking_config": {"greenlist_ratio": 0.5},
     }
     (tmp_path / "generation_config.json").write_text(json.dumps(wants))
     calm, eager = (open_language_engine(one, "cpu") for one in (folders["base-causal"], tmp_path))

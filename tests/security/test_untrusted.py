@@ -139,6 +139,7 @@ def test_a_checkpoint_that_is_gone_on_with_lies_in_its_run(saved, tmp_path):
         ("losses", ["x"]),
         ("losses", "0x1p+0"),
         ("window", {"nats": 3}),
+        ("window", {"kl": 3}),
         ("window", [1]),
         ("skipped_steps", [None]),
         ("environment", []),

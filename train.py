@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from chatlm import cli
+from chatlm.checkpoint.paths import resolve_model
 from chatlm.config import ADAPTERS, FINETUNE, PRESETS, TrainConfig
-from chatlm.errors import ConfigError
+from chatlm.errors import CheckpointError, ConfigError
 from chatlm.neighbours.signals import StopRequest
 from chatlm.plan.options import PlanConfig, PlanOptions
 
@@ -51,13 +52,18 @@ class EvaluateConfig:
     device: str = field(default="auto", metadata={"help": "auto, cpu or cuda"})
 
 
-def resolve(argv: Sequence[str]) -> tuple[TrainConfig, Any, Path | None]:
+def resolve(
+    argv: Sequence[str], processes: int | None = None
+) -> tuple[TrainConfig, Any, Path | None]:
     """Returns the settings of a training, where its pairs are, and the weights it starts from.
 
     A resumed run keeps the settings that it was started with; keys given now come on top.
+
+    Args:
+        argv: the keys.
+        processes: how many the training has; None: as many as there are now.
     """
     from chatlm import run_folder
-    from chatlm.checkpoint.paths import resolve_model
     from chatlm.dataset import prepare
 
     given = cli.overrides(argv, TrainConfig, aliases=ALIASES)
@@ -70,7 +76,7 @@ def resolve(argv: Sequence[str]) -> tuple[TrainConfig, Any, Path | None]:
     if asked.finetune and not before:
         layers.insert(1, ADAPTERS if asked.base else FINETUNE[preset])
     if asked.per_device_batch_size:
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
         layers.append({"batch_size": asked.per_device_batch_size * processes})
     config = cli.build(TrainConfig, *layers)
     if source.kind == "sequences" and not config.base:
@@ -111,6 +117,11 @@ def _train(argv: Sequence[str], stop: StopRequest) -> int:
     if start:
         log.info(f"starting from {start}")
     run = training.train(config, source, start, stop)
+    try:
+        resolve_model(run)
+    except CheckpointError as error:  # none is good; it says so, and what to do
+        log.warning(str(error))
+        return 0
     if config.base and config.lora.rank:
         log.info(f"the adapters are in {run}; peft opens each step_* folder")
         parts = {"folder": source.path / "test.parquet", "starter": None}
@@ -146,13 +157,7 @@ def plan(argv: Sequence[str]) -> int:
     options = cli.build(PlanOptions, {key: given[key] for key in given if key in own})
     options.card()
     settings = [f"{key}={value}" for key, value in given.items() if key not in own]
-    config, source, start = resolve(settings)
-    if config.base:
-        raise ConfigError(
-            "plan knows ChatLM's own T5 only, and would tell wrong figures for base=: start the "
-            "training with max_steps=20, it says what moves, and metrics.jsonl has its speed and "
-            "memory"
-        )
+    config, source, start = resolve(settings, options.processes)
     from chatlm.plan import plan as planning
     from chatlm.plan import report
 

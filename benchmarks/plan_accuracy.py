@@ -31,6 +31,7 @@ from chatlm.plan.choose import Question
 from chatlm.plan.lengths import Pairs
 from chatlm.plan.load import Load, filled
 from chatlm.plan.plan import MEMORY_TOLERANCE, TIME_TOLERANCE, Check, bench, hold, libraries_of
+from chatlm.plan.planned import OwnModel
 from chatlm.plan.report import checked
 from chatlm.plan.timing import Calibration
 
@@ -119,7 +120,8 @@ def run(settings: Settings) -> list[dict[str, Any]]:
                 calibrations[key] = Calibration(config, bench(there, half, clock))
             load = filled(*pair_lengths(config), tokens)
             times = calibrations[key].times(load)
-            question = Question(config, there, _pairs(config, load), 1, half, libraries)
+            pairs, planned = _pairs(config, load), OwnModel(config)
+            question = Question(config, there, pairs, 1, half, libraries, planned)
             check = hold(question, config, load, settings.accumulates, times, clock)
             found.append({"model": model, "optimizer": optimizer, **figures(check)})
             log.info(

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -104,13 +104,20 @@ def main(asked: Mapping[str, Any]) -> Measured:
     from chatlm.plan.memory_now import Gauge
 
     config = cli.build(TrainConfig, asked["config"])
+    if config.base:
+        from chatlm.adapters import untrained  # noqa: F401
     launched = launch(config)
     device = launched.accelerator.device
     clock = CLOCKS[asked["clock"]]
     gauge = Gauge(device)
-    model = training.build_model(config, None, launched.accelerator)
+    sides = asked["source_lengths"], asked["target_lengths"]
+    if config.base:
+        model, ids = _tuned(config, launched.accelerator, *sides)
+    else:
+        model = training.build_model(config, None, launched.accelerator)
+        ids = _batch(config, *sides)
     engine = engines.make(launched, config, model)
-    batch = [t.to(device) for t in _batch(config, asked["source_lengths"], asked["target_lengths"])]
+    batch = [tensor.to(device) for tensor in ids]
     microbatches: list[float] = []
     steps: list[float] = []
     while len(microbatches) < (ROUNDS if sum(microbatches) < LONG_SECONDS else 2):
@@ -119,7 +126,7 @@ def main(asked: Mapping[str, Any]) -> Measured:
             engine.optimizer.zero_grad()
         start = gauge.finished(clock)
         with launched.accelerator.autocast():
-            loss = engine.wrapped(*batch).loss_sum
+            loss = engine.wrapped(*batch).objective
         engine.backward(loss)
         middle = gauge.finished(clock)
         optim.set_rates(engine.optimizer, config.learning_rate, engine.rate_scales())
@@ -134,6 +141,17 @@ def main(asked: Mapping[str, Any]) -> Measured:
         statistics.median(microbatches[1:]),
         statistics.median(steps[1:]),
     )
+
+
+def _tuned(
+    config: TrainConfig, accelerator: Any, sources: list[int], targets: list[int]
+) -> tuple[Any, Sequence[Any]]:
+    """Returns a model of others with random weights, and pairs of random ids."""
+    from chatlm.adapters.untrained import random_batch, untrained
+
+    half = accelerator.mixed_precision == "bf16"
+    model = untrained(config, accelerator.device, pad_id=0, half=half)
+    return model, random_batch(model, sources, targets)
 
 
 def _batch(config: TrainConfig, sources: list[int], targets: list[int]) -> list[Any]:

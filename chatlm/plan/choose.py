@@ -12,11 +12,11 @@ import numpy as np
 
 from chatlm.config import TrainConfig
 from chatlm.engines.tree_sum import shares_of
-from chatlm.plan import memory
 from chatlm.plan.lengths import Pairs
 from chatlm.plan.load import Load, filled
 from chatlm.plan.machine import Machine
 from chatlm.plan.memory import Memory, Setup, Split
+from chatlm.plan.planned import Planned
 
 MARGIN = 0.1
 """Share of the free memory that a plan leaves."""
@@ -63,6 +63,7 @@ class Question:
     processes: int
     half: bool
     libraries: int
+    planned: Planned
 
     def step_tokens(self) -> tuple[float, float]:
         """Returns the tokens of a mean step of one process, and of the largest to be expected."""
@@ -102,7 +103,7 @@ class Question:
             held_gradients=shares.bit_length() - 1,
             keeps_snapshot=self.config.background_saves and not self.machine.is_cuda,
         )
-        needs = [memory.predict(setup, load) for load in candidates]
+        needs = [self.planned.memory(setup, load) for load in candidates]
         worst = max(range(len(needs)), key=lambda one: needs[one].total)
         free = self.machine.memory_of_one_process(self.processes)
         if not self.machine.is_cuda:
@@ -142,10 +143,7 @@ def _splits(question: Question) -> Iterator[Split]:
     if processes == 1:
         yield Split()
         return
-    yield Split("ddp", processes)
-    # FSDP2 cuts up the matrices that Muon needs whole; DeepSpeed has a Muon of its own.
-    last = "zero3" if question.config.optimizer == "muon" else "fsdp2"
-    yield from (Split(name, processes) for name in ("zero1", "zero2", last))
+    yield from (Split(name, processes) for name in question.planned.shardings)
 
 
 def _sizes(question: Question) -> Iterator[int]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from chatlm.config import TrainConfig
 from chatlm.plan.lengths import Pairs
-from chatlm.plan.memory import checkpoint_bytes
 
 SMALL_IDS = 1 << 16
 """Vocabularies up to this size are stored in two bytes a token."""
@@ -21,13 +20,15 @@ def checkpoints_at_once(config: TrainConfig, total_steps: int) -> int:
     return min(saved, config.keep_checkpoints + 2)
 
 
-def predict(config: TrainConfig, pairs: Pairs, total_steps: int) -> Mapping[str, float]:
+def predict(
+    config: TrainConfig, pairs: Pairs, total_steps: int, checkpoint_bytes: int
+) -> Mapping[str, float]:
     """Returns the bytes that are to be written, by part."""
     count = checkpoints_at_once(config, total_steps)
     width = 2 if pairs.vocab_size <= SMALL_IDS else 4
     tokens = 0.0 if pairs.is_prepared else sum(pairs.tokens_an_epoch())
     rows = 0 if pairs.is_prepared else pairs.num_pairs
     return {
-        f"checkpoints, {count} at once": float(count * checkpoint_bytes(config)),
+        f"checkpoints, {count} at once": float(count * checkpoint_bytes),
         "token store": width * tokens + BYTES_A_PAIR * rows,
     }

@@ -80,10 +80,22 @@ def find(config: TrainConfig, source: Source) -> Pairs:
     if source.kind == "starter":
         return _of_starter(config, source)
     if source.kind == "file":
-        # A run would clean and split it first, and none of that is worth doing for a sample.
-        read = _read_parquet if _is_table_of_pairs(source.path) else _read_records
-        return _sampled(config, _tokenizer(config, source, ""), *read(source.path))
+        return _sampled(config, _tokenizer(config, source, ""), *sample(source))
     return _of_parquet(config, source, source.path / "train.parquet")
+
+
+def sample(source: Source) -> tuple[int, list[tuple[str, str]]]:
+    """Returns how many training pairs a run would read, and the texts of some of them.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    if source.kind == "starter":
+        return _expanded(source)
+    if source.kind == "file":
+        # A run would clean and split it first, and none of that is worth doing for a sample.
+        return (_read_parquet if _is_table_of_pairs(source.path) else _read_records)(source.path)
+    return _read_parquet(source.path / "train.parquet")
 
 
 def _is_table_of_pairs(path: Path) -> bool:
@@ -112,12 +124,16 @@ def _of_starter(config: TrainConfig, source: Source) -> Pairs:
     cached = prepare.cached_parts(source) / "train.parquet"
     if cached.is_file():
         return _of_parquet(config, source, cached)
+    return _sampled(config, _tokenizer(config, source, ""), *_expanded(source))
+
+
+def _expanded(source: Source) -> tuple[int, list[tuple[str, str]]]:
+    """Returns how many pairs the tables of the starter corpus make, and the texts of some."""
     examples = starter.expand(source.path, "train")
     is_open = starter.SOURCE["open"]
     examples += [one for one in examples if one.source.startswith(is_open)] * (OPEN_REPEATS - 1)
     some = examples[:: -(-len(examples) // SAMPLE_PAIRS)]
-    texts = [(one.prompt, one.response) for one in some]
-    return _sampled(config, _tokenizer(config, source, ""), len(examples), texts)
+    return len(examples), [(one.prompt, one.response) for one in some]
 
 
 def _tokenizer(config: TrainConfig, source: Source, digest: str) -> Tokenizer | None:

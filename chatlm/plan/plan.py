@@ -7,7 +7,7 @@ against one microbatch computed on the real device. It writes nothing.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,13 +23,13 @@ from chatlm.plan import check, disk, launch_line, lengths, machine, memory, memo
 from chatlm.plan.calibrate import Bench, Clock
 from chatlm.plan.check import Measured
 from chatlm.plan.choose import Choice, Question, choose, settled
-from chatlm.plan.flops import training_flops
 from chatlm.plan.lengths import Pairs
 from chatlm.plan.load import Load, filled
 from chatlm.plan.machine import Machine
 from chatlm.plan.memory import Memory, Setup, Split
 from chatlm.plan.options import PlanOptions
-from chatlm.plan.timing import Calibration, Times
+from chatlm.plan.planned import OwnModel, Planned
+from chatlm.plan.timing import Times
 
 MEMORY_TOLERANCE, TIME_TOLERANCE = 0.10, 0.25
 CHECK_SECONDS = 20.0
@@ -81,6 +81,7 @@ class Plan:
     Attributes:
         config: The settings, resolved, with what was chosen.
         options: What was asked.
+        planned: The model.
         machine: Where it would run.
         pairs: What it would train on.
         choice: How a step is cut.
@@ -94,6 +95,7 @@ class Plan:
 
     config: TrainConfig
     options: PlanOptions
+    planned: Planned
     machine: Machine
     pairs: Pairs
     choice: Choice
@@ -144,12 +146,19 @@ class Plan:
         """Hours of one pass over the pairs."""
         return self.steps_an_epoch * self.step_seconds / 3600
 
+    @property
+    def why_unchecked(self) -> str:
+        """Why there is no check; "" if there is one, or none was wanted."""
+        if self.check or not self.options.check:
+            return ""
+        if not self.machine.is_here:
+            return "that machine is not here"
+        return _why_unchecked(self.config, self.choice)
+
     def step_flops(self) -> float:
-        """Returns the operations of a mean step, all processes together."""
-        pairs, shape = self.pairs, self.config.model
-        size = min(self.config.batch_size, pairs.num_pairs)
-        sampled = training_flops(shape, pairs.source_lengths, pairs.target_lengths)
-        return sampled * size / len(pairs.source_lengths)
+        """Returns the operations that a mean step needs, all processes together."""
+        of_microbatch = self.planned.flops(self.choice.typical).useful
+        return of_microbatch * self.choice.microbatches * self.choice.split.processes
 
 
 def make(
@@ -188,29 +197,34 @@ def make(
             "gpu= to plan for another machine"
         )
     # Before anything large is read: what is there now is what every process begins with.
-    libraries = libraries_of(there)
-    pairs = lengths.find(config, source)
-    shape = replace(config.model, vocab_size=pairs.vocab_size)
-    config = replace(config, model=hf.load_config(start) if start else shape)
+    libraries = libraries_of(there, config.base)
     half = config.precision == "bf16" or (config.precision == "auto" and there.is_cuda)
-    question = Question(config, there, pairs, options.processes, half, libraries)
+    if config.base:
+        planned, pairs = _tuning(config, source, half=half)
+    else:
+        pairs = lengths.find(config, source)
+        shape = replace(config.model, vocab_size=pairs.vocab_size)
+        config = replace(config, model=hf.load_config(start) if start else shape)
+        planned = OwnModel(config)
+    question = Question(config, there, pairs, options.processes, half, libraries, planned)
     choice = choose(question)
     config = settled(config, choice)
     if there.is_here:
         torch.set_num_threads(there.threads)
         torch.set_flush_denormal(True)
-        calibration = Calibration(config, bench(there, half, clock))
-        times = calibration.times(choice.typical)
-        checked = _checked(question, choice, config, calibration, clock) if options.check else None
+        clockwork = planned.clockwork(bench(there, half, clock))
+        times = clockwork(choice.typical)
+        checked = _checked(question, choice, config, clockwork, clock) if options.check else None
     else:
         assert card is not None
         rate = card.tflops * 1e12 * options.mfu
-        times, checked = timing.assumed(config.model, choice.typical, rate), None
+        times, checked = timing.assumed(planned.flops(choice.typical).computed, rate), None
     order = Order(pairs.num_pairs, config.batch_size, config.seed)
     steps = config.max_steps or math.ceil(config.epochs * order.steps_per_epoch)
     return Plan(
         config,
         options,
+        planned,
         there,
         pairs,
         choice,
@@ -218,16 +232,29 @@ def make(
         checked,
         steps,
         order.steps_per_epoch,
-        disk.predict(config, pairs, steps),
+        disk.predict(config, pairs, steps, planned.checkpoint_bytes),
         launch_line.make(choice, argv),
     )
 
 
-def libraries_of(there: Machine) -> int:
-    """Returns what a process takes before it has a model."""
+def _tuning(config: TrainConfig, source: Source, *, half: bool) -> tuple[Planned, Pairs]:
+    """Returns the model of others that is to be tuned, and its pairs; imports transformers."""
+    from chatlm.adapters.forms import open_form
+    from chatlm.plan import tuned_lengths
+    from chatlm.plan.tuned import TunedModel
+
+    form = open_form(config.base)
+    return TunedModel(config, form.pad_id, half=half), tuned_lengths.find(config, source, form)
+
+
+def libraries_of(there: Machine, base: str = "") -> int:
+    """Returns what a process takes before it has a model, or the base that it tunes."""
     if there.is_cuda:
         return memory.CUDA_CONTEXT
     from chatlm import training  # noqa: F401  a run has it loaded
+
+    if base:
+        from chatlm.adapters import tuning  # noqa: F401
 
     return memory_now.libraries()
 
@@ -238,24 +265,33 @@ def bench(there: Machine, half: bool, clock: Clock) -> Bench:
     return Bench(device, torch.bfloat16 if half else torch.float32, clock)
 
 
+def _why_unchecked(config: TrainConfig, choice: Choice) -> str:
+    """Returns why no microbatch can be computed to hold the plan against; "" if one can."""
+    if choice.split.sharding.startswith(("zero", "fsdp")):
+        return "a shard needs all processes"  # what is measured here is one whole process
+    if config.base and not choice.fits:
+        return "it does not fit"
+    return "4-bit matrices need the weights" if config.quantize != "none" else ""
+
+
 def _checked(
     question: Question,
     choice: Choice,
     config: TrainConfig,
-    calibration: Calibration,
+    clockwork: Callable[[Load], Times],
     clock: Clock,
 ) -> Check | None:
     """Computes the largest microbatch, or as much of it as takes CHECK_SECONDS."""
-    if choice.split.sharding.startswith(("zero", "fsdp")):
-        return None  # what is measured here is one whole process
+    if _why_unchecked(config, choice):
+        return None
     load = choice.largest
-    times = calibration.times(load)
+    times = clockwork(load)
     if times.of_microbatch > CHECK_SECONDS:
         share = CHECK_SECONDS / times.of_microbatch
         longest = sum(load.longest())
         tokens = max(longest, int(load.num_tokens * share))
         load = filled(load.source_lengths, load.target_lengths, tokens)
-        times = calibration.times(load)
+        times = clockwork(load)
     return hold(question, config, load, choice.accumulates, times, clock)
 
 
@@ -282,7 +318,7 @@ def hold(
     """
     there = question.machine
     setup = Setup(config, Split(), there.is_cuda, question.half, accumulates, question.libraries)
-    needs = memory.predict(setup, load)
+    needs = question.planned.memory(setup, load)
     if there.is_cuda:  # PyTorch counts neither the context nor what its allocator keeps unused
         needs = needs.without(memory.CONTEXT, memory.SLACK)
     name = "cpu" if clock is time.process_time else "wall"

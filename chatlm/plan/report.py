@@ -40,12 +40,12 @@ def show(plan: Plan, console: Console | None = None) -> None:
 
 
 def _title(plan: Plan) -> str:
-    return f"plan of {plan.config.preset} on {plan.machine.name}"
+    return f"plan of {plan.config.base or plan.config.preset} on {plan.machine.name}"
 
 
 def _run(plan: Plan) -> Iterator[Row]:
     config, choice = plan.config, plan.choice
-    yield "parameters", f"{config.model.num_parameters() / 1e6:.1f}M", _shape(plan)
+    yield "parameters", f"{plan.planned.num_parameters / 1e6:,.1f}M", plan.planned.shape
     source, target = plan.pairs.tokens_an_epoch()
     yield "pairs", f"{plan.pairs.num_pairs:,}", plan.pairs.basis
     yield (
@@ -61,14 +61,6 @@ def _run(plan: Plan) -> Iterator[Row]:
         f"{config.batch_size} pairs",
         f"{each} x {choice.microbatches:.0f} microbatches of at most {choice.microbatch_tokens:,} "
         f"tokens; {choice.split.sharding}, {config.optimizer}",
-    )
-
-
-def _shape(plan: Plan) -> str:
-    shape = plan.config.model
-    return (
-        f"d_model {shape.d_model}, {shape.num_layers}+{shape.num_decoder_layers} layers, "
-        f"vocabulary {shape.vocab_size}"
     )
 
 
@@ -159,8 +151,7 @@ def remarks(plan: Plan) -> Iterator[str]:
     if sum(plan.disk.values()) > plan.machine.disk_bytes:
         yield "the disk is too small: lower keep_checkpoints, or write elsewhere with out="
     if plan.options.check and plan.check is None:
-        why = "that machine is not here" if plan.options.card() else "a shard needs all processes"
-        yield f"not checked: {why}"
+        yield f"not checked: {plan.why_unchecked}"
 
 
 def record(plan: Plan) -> Mapping[str, Any]:
@@ -170,8 +161,9 @@ def record(plan: Plan) -> Mapping[str, Any]:
     return {
         "machine": plan.machine.name,
         "preset": plan.config.preset,
+        "base": plan.config.base,
         "optimizer": plan.config.optimizer,
-        "parameters": plan.config.model.num_parameters(),
+        "parameters": plan.planned.num_parameters,
         "pairs": plan.pairs.num_pairs,
         "source_tokens": round(source),
         "target_tokens": round(target),

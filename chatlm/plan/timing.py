@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from chatlm.config import TrainConfig
-from chatlm.model.config import ModelConfig
 from chatlm.plan import activations
 from chatlm.plan.activations import Kernels
 from chatlm.plan.calibrate import Bench
-from chatlm.plan.flops import attention_flops, linear_products, training_flops
+from chatlm.plan.flops import attention_flops, linear_products
 from chatlm.plan.load import Load
 from chatlm.plan.tensors import Shape, is_for_muon, trainable_shapes
 
@@ -50,9 +49,8 @@ class Times:
         return num_microbatches * self.of_microbatch + self.optimizer
 
 
-def assumed(config: ModelConfig, load: Load, flops_a_second: float) -> Times:
-    """Returns the times on a machine that does useful operations at that rate."""
-    flops = training_flops(config, load.source_lengths, load.target_lengths)
+def assumed(flops: float, flops_a_second: float) -> Times:
+    """Returns the times on a machine that does operations at that rate."""
     return Times({"all, at the assumed rate": flops / flops_a_second}, 0.0)
 
 

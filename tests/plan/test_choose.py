@@ -14,6 +14,7 @@ from chatlm.plan.choose import MARGIN, Question, choose, settled
 from chatlm.plan.lengths import Pairs
 from chatlm.plan.machine import Machine
 from chatlm.plan.options import PlanOptions
+from chatlm.plan.planned import OwnModel
 
 GIB = 2**30
 LENGTHS = np.arange(5, 105), np.arange(20, 220, 2)
@@ -23,7 +24,7 @@ def question(memory_gib, processes=1, *, is_cuda=True, **changes):
     config = cli.build(TrainConfig, {"optimizer": "adamw", **changes})
     there = Machine("here", is_cuda, False, processes, int(memory_gib * GIB), 10**12)
     pairs = Pairs(10_000, *LENGTHS, config.model.vocab_size, "drawn")
-    return Question(config, there, pairs, processes, is_cuda, 100 << 20)
+    return Question(config, there, pairs, processes, is_cuda, 100 << 20, OwnModel(config))
 
 
 def test_what_is_asked_for_is_kept_where_there_is_room():

@@ -79,7 +79,7 @@ def test_a_card_that_is_not_here_is_planned_from_operations(folder):
     pairs = plan.pairs
     whole = training_flops(plan.config.model, pairs.source_lengths, pairs.target_lengths)
     a_step = whole / pairs.num_pairs * plan.config.batch_size
-    assert plan.step_flops() == pytest.approx(a_step)
+    assert plan.step_flops() == pytest.approx(a_step, rel=0.05)
     assert plan.step_seconds == pytest.approx(a_step / (2 * 0.5 * 989.4e12), rel=0.1)
     told = text(plan)
     assert "assumed: 50% of 989.4 TFLOP/s in bf16" in told

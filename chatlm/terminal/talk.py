@@ -68,8 +68,8 @@ def open_and_talk(
         ChatLMError: it cannot be opened, or a question cannot be answered.
     """
     if not manner.question and not manner.is_json and is_at_keyboard():
-        end_on_sigterm()
-        return _while_opening(folder, limits, open_it, settings, manner)
+        restore = end_on_sigterm()
+        return _while_opening(folder, limits, open_it, settings, manner, restore)
     with ctrl_c_ends_at_once(), _said_if_it_takes_long(folder):
         session = ChatSession(open_it(), settings)
     return talk(session, manner)
@@ -81,6 +81,7 @@ def _while_opening(
     open_it: Callable[[], Engine],
     settings: ChatSettings,
     manner: Manner,
+    restore: Callable[[], None],
 ) -> int:
     from chatlm.terminal.keyboard import Keyboard
     from chatlm.terminal.opening import OpeningEngine
@@ -100,6 +101,7 @@ def _while_opening(
         code = int(end.code or 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if engine.is_opening:  # a library that is just being imported does not like to be torn down
+        restore()
         os._exit(code)
     engine.close()
     return code

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TextIO
 
@@ -100,21 +100,28 @@ def keys_wait() -> Iterator[None]:
             termios.tcsetattr(terminal, termios.TCSANOW, usual)
 
 
-def end_on_sigterm() -> None:
+def end_on_sigterm() -> Callable[[], None]:
     """Lets SIGTERM end the process with 143, modes of the terminal restored; a second one kills.
 
     They are restored at the very end too: the signal may come in the moment in which a library has
     changed them and has not yet begun to care for their return.
+
+    Returns:
+        What restores them, for an end that is not the interpreter's own.
     """
     usual = _modes()
 
+    def restore() -> None:
+        if usual is not None:
+            _set_modes(usual)
+
     def leave(number: int, _frame: Any) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
-        if usual is not None:
-            atexit.register(_set_modes, usual)
+        atexit.register(restore)
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
+    return restore
 
 
 def _modes() -> list[Any] | None:

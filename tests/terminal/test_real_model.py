@@ -66,3 +66,32 @@ def test_a_chat_can_end_while_its_model_opens(model: Path, tmp_path: Path, ends:
         assert "Traceback" not in chat.seen
     finally:
         chat.close()
+
+
+BETWEEN = """
+import os, signal, threading, tty
+from pathlib import Path
+from chatlm.chat.settings import ChatSettings
+from chatlm.inference.engine import Limits
+from chatlm.terminal import talk
+
+def converse(*_):
+    tty.setraw(0)  # as a library that has not yet begun to care for the modes it found
+    os.kill(os.getpid(), signal.SIGTERM)
+
+talk.converse = converse
+never = threading.Event()
+talk.open_and_talk(Path("model"), Limits(), never.wait, ChatSettings(), talk.Manner())
+"""
+
+
+def test_sigterm_between_two_lines_of_a_library_leaves_the_terminal_as_it_was(
+    tmp_path: Path,
+) -> None:
+    chat = Terminal(environment(tmp_path, TERM="xterm"), program=[sys.executable, "-c", BETWEEN])
+    try:
+        assert chat.exit_code() == 143
+        assert chat.echoes
+        assert "Traceback" not in chat.seen
+    finally:
+        chat.close()

@@ -1,6 +1,6 @@
 """A microbatch of any model, computed without numbers: how much memory and how many operations.
 
-In: a way to make a model, and the lengths of pairs. Out: `Rehearsed`. The training's own code runs,
+In: a model on the meta device, and a batch. Out: `Rehearsed`. The training's own code runs,
 forward and backward, on tensors that have shapes but no data (PyTorch's fake tensors), so that a
 model of six billion weights is rehearsed in seconds and takes no memory. Ids and masks are real,
 because models look at them. What PyTorch asks for is counted; what an allocator adds is not.
@@ -8,7 +8,7 @@ because models look at them. What PyTorch asks for is counted; what an allocator
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from chatlm.errors import ConfigError, brief
 from chatlm.model.trainee import Trainee
+
+Shape = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Rehearsed:
         peak: bytes at the worst moment; the model is not among them, and gradients are if none were
             there before.
         gradients: bytes of the gradients at the end.
+        written: bytes of all tensors that are made on the way.
         flops: operations, a multiplication and an addition as two; those that checkpointing
             computes again are among them.
     """
@@ -39,6 +43,7 @@ class Rehearsed:
     kept: int
     peak: int
     gradients: int
+    written: int
     flops: int
 
 
@@ -56,23 +61,55 @@ def rehearse(
         batch: real ids, labels and offsets, as the model's `forward` takes them.
         half: whether products are in bf16 (autocast).
         accumulates: whether gradients of another microbatch are there before.
+
+    Raises:
+        ConfigError: an operation of the model needs numbers, or has no form without them.
     """
     mode = _with_fake_weights(model)
     moving = [p for p in model.parameters() if p.requires_grad]
     for parameter in moving:
         parameter.grad = torch.zeros_like(parameter) if accumulates else None
     ledger = _Ledger(mode, model)
-    counter = FlopCounterMode(display=False)
-    with _quick_collections(), ledger, counter:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss = model(*batch).objective
-        kept = ledger.now
-        ledger.is_backward = True
-        loss.backward()
+    counter = flop_counter()
+    try:
+        with _quick_collections(), ledger, counter:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = model(*batch).objective
+            kept = ledger.now
+            ledger.is_backward = True
+            loss.backward()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"this kind of model cannot be planned with ({brief(error)}): start the training with "
+            "max_steps=20, and metrics.jsonl has its speed and memory"
+        ) from error
     gradients = sum(_num_bytes(p.grad) for p in moving if p.grad is not None)
     for parameter in moving:
         parameter.grad = None
-    return Rehearsed(kept, ledger.peak, gradients, counter.get_total_flops())
+    flops = counter.get_total_flops()
+    return Rehearsed(kept, ledger.peak, gradients, ledger.written, flops)
+
+
+def flop_counter() -> FlopCounterMode:
+    """Returns what counts operations, those of the attention kernel for CPUs among them.
+
+    As PyTorch counts other kernels: all pairs of tokens, causal or not.
+    """
+    aten = torch.ops.aten
+    kernel = aten._scaled_dot_product_flash_attention_for_cpu
+    back = aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return FlopCounterMode(display=False, custom_mapping={kernel: _attended, back: _attended_back})
+
+
+def _attended(query: Shape, key: Shape, *_: Any, **__: Any) -> int:
+    """Returns the operations of scores and weighted sums, from (batch, heads, tokens, width)."""
+    batch, heads, tokens, width = query
+    return 4 * batch * heads * tokens * key[2] * width
+
+
+def _attended_back(_grad: Shape, query: Shape, key: Shape, *_: Any, **__: Any) -> int:
+    """Returns those of the backward pass: the scores again, and two products for each of two."""
+    return 5 * _attended(query, key) // 2
 
 
 def _with_fake_weights(model: nn.Module) -> FakeTensorMode:
@@ -102,7 +139,7 @@ class _Ledger(TorchDispatchMode):
 
     def __init__(self, mode: FakeTensorMode, model: Trainee) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.written = 0
         self.is_backward = False
         self._mode = mode
         given = [*model.parameters(), *model.buffers()]
@@ -133,6 +170,7 @@ class _Ledger(TorchDispatchMode):
             return
         self._known.add(key)
         self.now += size
+        self.written += size
         weakref.finalize(storage, self._gone, key, size)
         if self.now > self.peak and self.is_backward:
             # What is computed again is held in cycles here, and in a training it is not.

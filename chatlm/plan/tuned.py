@@ -39,6 +39,8 @@ BF16 = 2
 SLACK_SHARE = {False: 0.8, True: 0.05}
 """As `memory.SLACK_SHARE`. On a CPU, tensors of some MiB leave holes in glibc's heap: 50 to 115 %
 with GPT-2, T5, Llama and ChatGLM, and more where activations are computed again."""
+PASSES = 5
+"""Over each tensor that is made, beside matrix products; fitted on a CPU (3 to 10 were seen)."""
 MEASURED_SHAPES = 6
 """So many kinds of matrices, those with most weights, are measured."""
 
@@ -130,16 +132,18 @@ class TunedModel:
         return Flops(self._rehearsal(keeping, load, accumulates=False).flops, computed)
 
     def clockwork(self, bench: Bench) -> Callable[[Load], Times]:
-        """Returns what tells the time of matrix products here; the rest is left to the check."""
+        """Returns what tells the time of matrix products and of passes over memory here."""
         shapes = sorted(self._products, key=lambda one: -self._products[one])[:MEASURED_SHAPES]
         counted = {shape: self._products[shape] for shape in shapes}
         rates = {shape: bench.product(Product("", 1024, *shape)) for shape in shapes}
         seconds = sum(size / rates[shape] for shape, size in counted.items())
         rate = sum(counted.values()) / seconds
+        traffic = bench.traffic()
 
         def times(load: Load) -> Times:
-            computed = self.flops(load).computed
-            return Times({"matrix products": computed / rate}, 0.0)
+            found = self._rehearsed(load, accumulates=False)
+            passes = PASSES * found.written * traffic
+            return Times({"matrix products": found.flops / rate, "all else": passes}, 0.0)
 
         return times
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from chatlm import cli
 from chatlm.adapters.untrained import random_batch, untrained
@@ -17,7 +16,7 @@ from chatlm.config import ADAPTERS, TrainConfig
 from chatlm.glm.configuration import ChatGLMConfig
 from chatlm.plan import check, machine
 from chatlm.plan.load import filled
-from chatlm.plan.rehearsal import Rehearsed, rehearse
+from chatlm.plan.rehearsal import Rehearsed, flop_counter, rehearse
 from tests.adapters import small
 
 MIB = 2**20
@@ -48,12 +47,27 @@ def test_operations_and_gradients_are_those_of_a_real_microbatch(bases, kind, ch
     config = config_of(bases[kind], gradient_checkpointing=checkpointing, lora__rank=rank)
     model = untrained(config, CPU, 0, half=False)
     batch = random_batch(model, *SIDES)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         model(*batch).objective.backward()
     found = rehearsed(config)
     assert found.flops == counter.get_total_flops() > 0
     moving = [p for p in model.parameters() if p.requires_grad]
     assert found.gradients == sum(4 * p.numel() for p in moving if p.grad is not None) > 0
+
+
+def test_attention_by_a_kernel_is_counted_as_its_products_are(bases):
+    """The kernel's backward pass makes the scores again, which the plain way has kept."""
+    model = untrained(config_of(bases["llama"], lora__rank=0), CPU, 0, half=False)
+    inner: Any = model.inner
+    batch = random_batch(model, [9, 9], [20, 20])
+    found = []
+    for way in ("sdpa", "eager"):
+        inner.set_attn_implementation(way)
+        with flop_counter() as counter:
+            model(*batch).loss_sum.backward()
+        found.append(counter.get_total_flops())
+    layers, rows, heads, tokens, width = 2, 2, 4, 29, 8
+    assert found[0] - found[1] == layers * 2 * rows * heads * tokens**2 * width
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq", "llama", "chatglm"])

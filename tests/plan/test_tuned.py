@@ -17,7 +17,7 @@ from chatlm import cli
 from chatlm.adapters.forms import open_form
 from chatlm.config import ADAPTERS, TrainConfig
 from chatlm.dataset import prepare
-from chatlm.errors import CheckpointError
+from chatlm.errors import CheckpointError, ConfigError
 from chatlm.plan import machine, report, tuned_lengths
 from chatlm.plan import plan as planning
 from chatlm.plan.load import Load
@@ -240,3 +240,24 @@ def test_a_long_answer_is_cut_and_a_long_prompt_left_out(bases, tmp_path):
     assert len(pairs.source_lengths) == 1
     assert pairs.source_lengths[0] + pairs.target_lengths[0] == 100
     assert prepare.locate(str(path), finetune=True).kind == "file"
+
+
+def test_a_model_that_cannot_be_rehearsed_is_refused_in_one_line(tmp_path, make_tokenizer):
+    from transformers import MixtralConfig
+
+    tokenizer = make_tokenizer(template=None)
+    shape = MixtralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    shape.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    with pytest.raises(
+        ConfigError, match=r"cannot be planned with \(.+\): start the training with"
+    ):
+        made(argv(tmp_path / "base", pairs_file(tmp_path)))

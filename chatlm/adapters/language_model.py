@@ -148,7 +148,9 @@ class LanguageModel(Trainee):
                 base = self.logits(sources, given, source_offsets, target_offsets)
         logits = self.logits(sources, given, source_offsets, target_offsets)
         loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
-        kl = torch.zeros_like(loss) if base is None else divergence(base, logits)[is_learned].sum()
+        kl = torch.zeros_like(loss)
+        if base is not None:  # without choosing places by number, for which a GPU is waited for
+            kl = divergence(base, logits).masked_fill(~is_learned, 0.0).sum()
         return torch.stack([loss, kl])
 
     def logits(

@@ -42,9 +42,12 @@ def rehearsed(
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq", "llama", "chatglm"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("rank", [0, 4])
-def test_operations_and_gradients_are_those_of_a_real_microbatch(bases, kind, checkpointing, rank):
-    config = config_of(bases[kind], gradient_checkpointing=checkpointing, lora__rank=rank)
+@pytest.mark.parametrize(("rank", "kl"), [(0, 0.0), (4, 0.0), (4, 1.0)])
+def test_operations_and_gradients_are_those_of_a_real_microbatch(
+    bases, kind, checkpointing, rank, kl
+):
+    changes = {"gradient_checkpointing": checkpointing, "lora__rank": rank, "lora__kl": kl}
+    config = config_of(bases[kind], **changes)
     model = untrained(config, CPU, 0, half=False)
     batch = random_batch(model, *SIDES)
     with flop_counter() as counter:

@@ -1,6 +1,7 @@
 """A microbatch that is computed without numbers takes what a real one takes."""
 
 import gc
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,7 @@ def test_bf16_halves_what_is_kept(bases):
     assert 0.5 < ratio < 0.75  # norms and rotations stay in fp32
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings of glibc's heap")
 def test_the_memory_of_a_process_is_what_was_rehearsed(tmp_path, make_tokenizer, monkeypatch):
     """Resident memory, where freed memory goes back at once, against the sum of the parts."""
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
@@ -134,13 +136,13 @@ def test_the_memory_of_a_process_is_what_was_rehearsed(tmp_path, make_tokenizer,
     )
     base = small.save(LlamaForCausalLM(shape), make_tokenizer(template=None), tmp_path / "base")
     config = config_of(base, device="cpu", threads=1)
-    load = filled(np.array([40, 90]), np.array([160, 110]), 4000)
+    load = filled(np.array([40, 90]), np.array([160, 110]), 2400)
     found = rehearsed(config, (load.source_lengths.tolist(), load.target_lengths.tolist()))
-    assert found.peak > 300 * MIB
+    assert found.peak > 250 * MIB
     measured = check.measure(config, load, accumulates=False, clock="cpu")
     growth = measured.memory_bytes - measured.libraries_bytes
     weights = 4 * sum(p.numel() for p in untrained(config, META, 0, half=False).parameters())
-    assert growth == pytest.approx(found.peak + weights, rel=0.1)
+    assert growth == pytest.approx(found.peak + weights, rel=0.15)
 
 
 def test_chatglm_6b_is_rehearsed_in_no_memory(tmp_path):

@@ -129,7 +129,7 @@ class TunedModel:
         if not self._config.gradient_checkpointing:
             return Flops(computed, computed)
         keeping = replace(self._config, gradient_checkpointing=False)
-        return Flops(self._rehearsal(keeping, load, accumulates=False).flops, computed)
+        return Flops(self._rehearsed(load, accumulates=False, config=keeping).flops, computed)
 
     def clockwork(self, bench: Bench) -> Callable[[Load], Times]:
         """Returns what tells the time of matrix products and of passes over memory here."""
@@ -147,10 +147,15 @@ class TunedModel:
 
         return times
 
-    def _rehearsed(self, load: Load, *, accumulates: bool) -> Rehearsed:
-        key = (load.source_lengths.tobytes(), load.target_lengths.tobytes(), accumulates)
+    def _rehearsed(
+        self, load: Load, *, accumulates: bool, config: TrainConfig | None = None
+    ) -> Rehearsed:
+        """Returns a microbatch's figures, rehearsed once; with other settings where given."""
+        config = config or self._config
+        sides = load.source_lengths.tobytes(), load.target_lengths.tobytes()
+        key = (*sides, accumulates, config.gradient_checkpointing)
         if key not in self._known:
-            self._known[key] = self._rehearsal(self._config, load, accumulates=accumulates)
+            self._known[key] = self._rehearsal(config, load, accumulates=accumulates)
         return self._known[key]
 
     def _rehearsal(self, config: TrainConfig, load: Load, *, accumulates: bool) -> Rehearsed:

@@ -5,7 +5,6 @@ disk are counted as they are; of other data a sample is made into ids, as a run 
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from chatlm.adapters import data, replay, sequences
 from chatlm.adapters.forms import Form
@@ -15,9 +14,7 @@ from chatlm.corpus.example import Skipped
 from chatlm.dataset.prepare import Source
 from chatlm.errors import DataError
 from chatlm.plan import lengths
-from chatlm.plan.lengths import Pairs
-
-Lengths = npt.NDArray[np.int64]
+from chatlm.plan.lengths import Lengths, Pairs
 
 
 def find(config: TrainConfig, source: Source, form: Form) -> Pairs:
